@@ -1,0 +1,141 @@
+"""What the kernel counts for a container: processes and statistics, on cgroup v1, v2 and hybrids.
+
+Laws: reads only; a file that is missing (controller off, cgroup gone) counts as nothing, but a cgroup that is
+gone altogether is NotFound (wire.md 3.4); the type of the answer is the one clients expect (wire.md 4.5).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import Message
+
+from shim.errors import NotFound
+from shim.pb import cgroup1_pb2, cgroup2_pb2
+
+ROOT = Path("/sys/fs/cgroup")
+UNLIMITED = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A container's cgroup folders: by controller on v1, one on v2 (`unified`)."""
+
+    controllers: dict[str, Path]
+    unified: Path | None
+
+    @property
+    def is_v2(self) -> bool:
+        """True where the memory controller lives in the unified hierarchy."""
+        return "memory" not in self.controllers and self.unified is not None
+
+    def pids(self) -> list[int]:
+        """Every process in the cgroup, in the kernel's order; empty when it is gone."""
+        folder = self.controllers.get("pids") or self.controllers.get("memory") or self.unified
+        return [int(line) for line in _lines(folder, "cgroup.procs")]
+
+    def stats(self) -> cgroup1_pb2.Metrics | cgroup2_pb2.Metrics:
+        """The figures of now; raises NotFound when the cgroup is gone."""
+        folder = self.unified if self.is_v2 else self.controllers.get("memory")
+        if folder is None or not folder.is_dir():
+            message = f"cgroup {folder}: not found"
+            raise NotFound(message)
+        return _stats_v2(folder) if self.is_v2 else _stats_v1(self.controllers)
+
+
+def of_process(pid: int, proc: Path = Path("/proc"), root: Path = ROOT) -> Cgroup:
+    """The cgroup that process `pid` is in."""
+    controllers: dict[str, Path] = {}
+    unified = None
+    for line in _lines(proc / str(pid), "cgroup"):
+        _, names, path = line.split(":", 2)
+        if not names:
+            base = root if (root / "cgroup.controllers").exists() else root / "unified"
+            unified = base / path.lstrip("/")
+        for name in filter(None, names.split(",")):
+            controllers[name] = root / name.removeprefix("name=") / path.lstrip("/")
+    return Cgroup(controllers, unified)
+
+
+def is_v2_host(root: Path = ROOT) -> bool:
+    """True when the node has the unified hierarchy only."""
+    return (root / "cgroup.controllers").exists()
+
+
+def _stats_v1(folders: dict[str, Path]) -> cgroup1_pb2.Metrics:
+    metrics = cgroup1_pb2.Metrics()
+    pids, cpu, memory = folders.get("pids"), folders.get("cpuacct"), folders.get("memory")
+    metrics.pids.current, metrics.pids.limit = _number(pids, "pids.current"), _pids_limit(pids)
+    metrics.cpu.usage.total = _number(cpu, "cpuacct.usage")
+    metrics.cpu.usage.per_cpu.extend(int(n) for n in " ".join(_lines(cpu, "cpuacct.usage_percpu")).split())
+    ticks = _table(cpu, "cpuacct.stat")
+    per_second = os.sysconf("SC_CLK_TCK")
+    metrics.cpu.usage.user = ticks.get("user", 0) * 10**9 // per_second
+    metrics.cpu.usage.kernel = ticks.get("system", 0) * 10**9 // per_second
+    throttled = _table(folders.get("cpu"), "cpu.stat")
+    metrics.cpu.throttling.periods = throttled.get("nr_periods", 0)
+    metrics.cpu.throttling.throttled_periods = throttled.get("nr_throttled", 0)
+    metrics.cpu.throttling.throttled_time = throttled.get("throttled_time", 0)
+    _memory_v1(metrics, memory)
+    return metrics
+
+
+def _memory_v1(metrics: cgroup1_pb2.Metrics, folder: Path | None) -> None:
+    fields = {field.name for field in metrics.memory.DESCRIPTOR.fields}
+    for name, value in _table(folder, "memory.stat").items():
+        if name in fields:
+            setattr(metrics.memory, name, value)
+    metrics.memory.usage.usage = _number(folder, "memory.usage_in_bytes")
+    metrics.memory.usage.limit = _number(folder, "memory.limit_in_bytes")
+    metrics.memory.usage.max = _number(folder, "memory.max_usage_in_bytes")
+    metrics.memory.usage.failcnt = _number(folder, "memory.failcnt")
+    control = _table(folder, "memory.oom_control")
+    metrics.memory_oom_control.oom_kill_disable = control.get("oom_kill_disable", 0)
+    metrics.memory_oom_control.under_oom = control.get("under_oom", 0)
+    metrics.memory_oom_control.oom_kill = control.get("oom_kill", 0)
+
+
+def _stats_v2(folder: Path) -> cgroup2_pb2.Metrics:
+    metrics = cgroup2_pb2.Metrics()
+    metrics.pids.current, metrics.pids.limit = _number(folder, "pids.current"), _pids_limit(folder)
+    _copy(_table(folder, "cpu.stat"), metrics.cpu)
+    _copy(_table(folder, "memory.stat"), metrics.memory)
+    metrics.memory.usage = _number(folder, "memory.current")
+    metrics.memory.usage_limit = _number(folder, "memory.max")
+    metrics.memory.swap_usage = _number(folder, "memory.swap.current")
+    metrics.memory.swap_limit = _number(folder, "memory.swap.max")
+    _copy(_table(folder, "memory.events"), metrics.memory_events)
+    return metrics
+
+
+def _copy(table: dict[str, int], message: Message) -> None:
+    fields = {field.name for field in message.DESCRIPTOR.fields}
+    for name, value in table.items():
+        if name in fields:
+            setattr(message, name, value)
+
+
+def _pids_limit(folder: Path | None) -> int:
+    limit = _number(folder, "pids.max")
+    return 0 if limit == UNLIMITED else limit
+
+
+def _number(folder: Path | None, name: str) -> int:
+    text = "".join(_lines(folder, name)).strip()
+    return UNLIMITED if text == "max" else int(text or 0)
+
+
+def _table(folder: Path | None, name: str) -> dict[str, int]:
+    pairs = (line.split() for line in _lines(folder, name))
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _lines(folder: Path | None, name: str) -> list[str]:
+    if folder is None:
+        return []
+    try:
+        return (folder / name).read_text().splitlines()
+    except OSError:
+        return []

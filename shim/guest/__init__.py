@@ -1,0 +1,1 @@
+"""A Spin container: from image to plan to bundle (`prepare`), through the OCI runtime, to its exit."""

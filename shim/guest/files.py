@@ -1,0 +1,143 @@
+"""A component's static files as a folder of the cache, shared read-only by every pod that has the same.
+
+Laws: the folder's name comes from the paths and digests of its files, so equal trees are one; every byte is
+verified on its way in; archives are read as streams, regular files only, found again by their own digest,
+within bounds (faults.md A8, A9); paths were checked in image.app and are created one by one, never followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from cache.store import DirectoryStore
+from shim.image.app import Component, StaticFile
+from shim.image.artifact import MAX_DATA, Artifact, BlobSource, copy_verified
+from shim.image.manifest import BadArtifact, Descriptor
+
+KIND = "files"
+MAX_ENTRIES = 20_000
+MAX_UNPACKED = 1 << 30
+MAX_RATIO = 100
+CHUNK = 1 << 20
+
+
+def tree_of(
+    store: DirectoryStore, source: BlobSource, artifact: Artifact, component: Component
+) -> Path | None:
+    """The folder with the component's files, made if need be; None when it has none. Raises BadArtifact."""
+    if not component.files:
+        return None
+    name = tree_name(component.files)
+    path = store.path(KIND, name)
+    if path.is_dir():
+        return path
+    return store.commit(KIND, name, lambda folder: _build(folder, source, artifact, component))
+
+
+def tree_name(files: tuple[StaticFile, ...]) -> str:
+    """64 hex digits for a set of files, whatever their order."""
+    rows = sorted((file.path, digest_of(file)) for file in files)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def digest_of(file: StaticFile) -> str:
+    """The digest of the file's content; that of inline bytes is computed, not believed."""
+    if file.content.inline is None:
+        return file.content.digest
+    return f"sha256:{hashlib.sha256(file.content.inline).hexdigest()}"
+
+
+def _build(folder: Path, source: BlobSource, artifact: Artifact, component: Component) -> None:
+    with _unpacked(source, artifact, component) as archived:
+        for file in component.files:
+            _place(folder, file, source, artifact, archived)
+
+
+def _place(folder: Path, file: StaticFile, source: BlobSource, artifact: Artifact, archived: Path) -> None:
+    target = folder / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _create(target) as out:
+        if file.content.inline is not None:
+            out.write(file.content.inline)
+        elif file.content.digest in artifact.data:
+            copy_verified(source, artifact.data[file.content.digest], out, MAX_DATA)
+        else:
+            out.write(_from_archive(archived, file, artifact))
+
+
+def _create(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o444), "wb"))
+
+
+def _from_archive(archived: Path, file: StaticFile, artifact: Artifact) -> bytes:
+    try:
+        return (archived / file.content.digest.removeprefix("sha256:")).read_bytes()
+    except FileNotFoundError as error:
+        message = (
+            f"file {file.path}: its content {file.content.digest} is in none of the "
+            f"{len(artifact.archives)} archives of this image"
+        )
+        raise BadArtifact(message) from error
+
+
+@contextmanager
+def _unpacked(source: BlobSource, artifact: Artifact, component: Component) -> Iterator[Path]:
+    """A scratch folder with the archives' regular files, each named by its own digest."""
+    wanted = {
+        file.content.digest
+        for file in component.files
+        if file.content.inline is None and file.content.digest not in artifact.data
+    }
+    with tempfile.TemporaryDirectory(prefix="spinwheel-") as scratch:
+        for archive in artifact.archives if wanted else ():
+            unpack(source, archive, Path(scratch), wanted)
+        yield Path(scratch)
+
+
+def unpack(source: BlobSource, archive: Descriptor, folder: Path, wanted: set[str]) -> None:
+    """Stores those regular files of `archive` whose digest is wanted; raises BadArtifact."""
+    with tempfile.TemporaryFile() as packed:
+        copy_verified(source, archive, packed, MAX_DATA)
+        packed.seek(0)
+        budget = min(MAX_UNPACKED, archive.size * MAX_RATIO)
+        try:
+            with tarfile.open(fileobj=packed, mode="r|gz") as tar:
+                _unpack_entries(tar, folder, wanted, budget)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            message = f"archive {archive.digest}: not a readable tar+gzip: {error}"
+            raise BadArtifact(message) from error
+
+
+def _unpack_entries(tar: tarfile.TarFile, folder: Path, wanted: set[str], budget: int) -> None:
+    for count, entry in enumerate(tar):
+        budget -= max(entry.size, 0)
+        if count >= MAX_ENTRIES or budget < 0:
+            message = (
+                f"archive: more than {MAX_ENTRIES} entries, {MAX_UNPACKED} bytes or {MAX_RATIO} x packed"
+            )
+            raise BadArtifact(message)
+        if entry.isreg():
+            _keep_if_wanted(tar.extractfile(entry), folder, wanted)
+
+
+def _keep_if_wanted(content: IO[bytes] | None, folder: Path, wanted: set[str]) -> None:
+    if content is None:
+        return
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as scratch:
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+            scratch.write(chunk)
+    if f"sha256:{digest.hexdigest()}" in wanted:
+        Path(scratch.name).rename(folder / digest.hexdigest())
+    else:
+        Path(scratch.name).unlink()

@@ -1,0 +1,209 @@
+"""Everything of a Create that is heavy or touches hostile bytes, in a child that lives for that one Create.
+
+Knows: image to app to compiled code to plan to bundle, in that order. Laws: the child is forked from the
+pod server, so that gRPC threads, parsed documents and their memory end with it (docs/adr/0010); it hands
+back open descriptors, never paths of code; it dies with its parent; its answer is one message, with the
+descriptors in the order of guest.plan.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.fill import get_or_fill
+from cache.key import Key
+from cache.store import DirectoryStore
+from shim.bundle import KIND_ANNOTATION, Bundle, notes_of
+from shim.errors import Unavailable, Unimplemented, error_from, status_of
+from shim.guest import plan, spec, variables
+from shim.guest.compiler import NATIVE, compute_from, fingerprint
+from shim.guest.files import tree_of
+from shim.image.app import App
+from shim.image.artifact import Artifact, BlobSource, resolve
+from shim.image.containerd import Containerd
+from shim.image.manifest import BadArtifact
+from shim.settings import Settings
+
+PR_SET_PDEATHSIG = 1
+MAX_ANSWER = 128 << 10  # an error of MAX_MESSAGE characters, escaped
+MAX_COMPONENTS = 200  # descriptors of one message; the kernel's own limit is 253
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to prepare: one container of one containerd."""
+
+    container_id: str
+    namespace: str
+    bundle: Path
+    containerd: str
+    settings: Settings
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What a Create goes on with: `fds` are the plan and the compiled components; `steps` (name, ns)."""
+
+    fds: list[int]
+    cgroups_path: str
+    compiled: int
+    steps: list[tuple[str, int]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Gives the descriptors up."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+def prepare(job: Job, source: Containerd) -> Prepared:
+    """Resolves, compiles, plans and writes the bundle; raises ShimError. Blocks; runs in the child."""
+    steps: list[tuple[str, int]] = []
+
+    def done(step: str) -> None:
+        steps.append((step, time.monotonic_ns()))
+
+    bundle = Bundle(job.bundle)
+    original = bundle.config()
+    _check_spin_container(original)
+    artifact = resolve(source, source.target_of(source.image_of(job.container_id)))
+    done("image resolved")
+    env = variables.environment(original["process"].get("env", []))
+    values = variables.resolve(artifact.app.variables, env)
+    store = DirectoryStore(job.settings.cache_dir)
+    codes, compiled = _code(artifact, source, store, job.settings)
+    done("code compiled" if compiled else "code found in cache")
+    trees = [tree_of(store, source, artifact, component) for component in artifact.app.components]
+    pieces = _pieces(artifact.app, values, trees)
+    listen = env.get("SPIN_HTTP_LISTEN_ADDR", plan.DEFAULT_LISTEN)
+    document = plan.build(artifact.app, artifact.digest, pieces, listen, plan.Limits())
+    bundle.write_oci(spec.rewrite(original, bundle.rootfs, job.settings.host, trees))
+    done("plan and bundle written")
+    cgroups_path = str(original.get("linux", {}).get("cgroupsPath", ""))
+    return Prepared([_memory_file("plan", document), *codes], cgroups_path, compiled, steps)
+
+
+def _check_spin_container(original: Mapping[str, Any]) -> None:
+    process = original.get("process") or {}
+    if notes_of(original).get(KIND_ANNOTATION) == "sandbox":
+        message = "pod sandboxes (pause containers) are not supported yet; run the app with `ctr run`"
+        raise Unimplemented(message)
+    if process.get("terminal"):
+        message = "terminals are not supported yet; run without --tty"
+        raise Unimplemented(message)
+
+
+def _code(
+    artifact: Artifact, source: BlobSource, store: DirectoryStore, settings: Settings
+) -> tuple[list[int], int]:
+    """Descriptors of each component's compiled code, and how many compilations that took."""
+    components = artifact.app.components
+    if len(components) > MAX_COMPONENTS:
+        message = f"locked app: {len(components)} components, above the limit of {MAX_COMPONENTS}"
+        raise BadArtifact(message)
+    engine = fingerprint(settings.host)
+    compute = compute_from(settings.host, source, artifact)
+    stamps = settings.run_dir / "verified"
+    descriptors, compiled = [], 0
+    for component in components:
+        filled = get_or_fill(store, Key(component.source, engine, NATIVE), compute, stamps)
+        descriptors.append(filled.opened.descriptor)
+        compiled += filled.compiled
+    return descriptors, compiled
+
+
+def _pieces(app: App, values: Mapping[str, str], trees: list[Path | None]) -> list[plan.Piece]:
+    return [
+        plan.Piece(
+            aot_fd=plan.FIRST_AOT_FD + at,
+            variables=variables.component_values(component, values),
+            files=spec.FILES_PATH.format(index=at) if trees[at] else None,
+        )
+        for at, component in enumerate(app.components)
+    ]
+
+
+def _memory_file(name: str, data: bytes) -> int:
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as out:
+        out.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def fork(job: Job, work: Callable[[Job], Prepared]) -> tuple[int, socket.socket]:
+    """Starts `work(job)` in a child; returns its pid and the socket its one answer will come on."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        ours.setblocking(False)
+        return pid, ours
+    try:
+        _become_child(parent, theirs)
+        _answer(theirs, job, work)
+    finally:
+        os._exit(0)
+
+
+def _become_child(parent: int, keep: socket.socket) -> None:
+    """Cuts the ties to the parent's event loop: its descriptors, its signal handlers."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    gc.disable()  # the child is short and its heap is shared with the parent: collecting would copy it
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.closerange(3, keep.fileno())
+    os.closerange(keep.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _answer(out: socket.socket, job: Job, work: Callable[[Job], Prepared]) -> None:
+    try:
+        prepared = work(job)
+    except BaseException as error:  # whatever it is, the parent must hear of it
+        code, message = status_of(error)
+        if code not in (3, 5, 12):
+            log.exception("preparing %s failed", job.container_id)
+        out.sendall(json.dumps({"code": code, "message": message}).encode())
+        return
+    answer = {
+        "cgroups_path": prepared.cgroups_path,
+        "compiled": prepared.compiled,
+        "steps": prepared.steps,
+    }
+    socket.send_fds(out, [json.dumps(answer).encode()], prepared.fds)
+
+
+def run(job: Job) -> Prepared:
+    """The work of the real child: `prepare` over containerd's own API."""
+    return prepare(job, Containerd(job.containerd, job.namespace))
+
+
+def receive(answer: socket.socket) -> Prepared:
+    """The child's answer from a socket that is readable; raises the ShimError it tells of."""
+    data, fds, _flags, _address = socket.recv_fds(answer, MAX_ANSWER, MAX_COMPONENTS + 1)
+    for descriptor in fds:
+        os.set_inheritable(descriptor, False)
+    if not data:
+        message = "the process that prepared the container died; see the shim's log"
+        raise Unavailable(message)
+    fields = json.loads(data)
+    if "code" in fields:
+        raise error_from(fields["code"], fields["message"])
+    steps = [(name, when) for name, when in fields["steps"]]
+    return Prepared(list(fds), fields["cgroups_path"], fields["compiled"], steps)
