@@ -1,0 +1,158 @@
+//! A plan turned into something that can be asked: components loaded and linked, routes to them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+use wasmtime::Engine;
+use wasmtime::component::Component as Code;
+
+use crate::capability::variables::Variables;
+use crate::error::Error;
+use crate::guest::Guest;
+use crate::host::{self, Template};
+use crate::plan::{self, Artifact, HostPlan, Limits, Trigger};
+use crate::route::{self, Routes};
+use crate::{aot, fd, log};
+
+/// Where a route leads.
+pub struct Target {
+    pub component: Arc<str>,
+    pub guest: Guest,
+}
+
+pub struct App {
+    pub routes: Routes<Target>,
+    /// The answer on `/.well-known/spin/info`, rendered once.
+    pub info: String,
+}
+
+/// A component whose code is mapped but not linked.
+pub struct Loaded {
+    plan: plan::Component,
+    code: Code,
+}
+
+pub fn load(engine: &Engine, components: Vec<plan::Component>) -> Result<Vec<Loaded>, Error> {
+    components
+        .into_iter()
+        .map(|plan| {
+            let code = map_code(engine, &plan.aot).map_err(|cause| {
+                Error::Component(format!("component {} ({}): {cause}", plan.id, plan.digest))
+            })?;
+            Ok(Loaded { plan, code })
+        })
+        .collect()
+}
+
+fn map_code(engine: &Engine, artifact: &Artifact) -> Result<Code, Error> {
+    match artifact {
+        Artifact::Path(path) => aot::load(engine, path),
+        Artifact::Fd(number) => {
+            let file = fd::adopt(*number).map(File::from).map_err(|cause| {
+                Error::Component(format!(
+                    "descriptor {number} was to hold its code and cannot be taken over: {cause}; hand \
+                     it over open"
+                ))
+            })?;
+            let path = PathBuf::from(format!("/proc/self/fd/{number}"));
+            require_proc(&path)?;
+            let code = aot::load(engine, &path);
+            // The mapping stays when the descriptor goes.
+            drop(file);
+            code
+        }
+    }
+}
+
+/// wasmtime maps files by path only, and `/proc` is the only path to a descriptor.
+fn require_proc(path: &Path) -> Result<(), Error> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Error::Component(format!(
+        "wanted {} to reach its code, found no /proc mounted; mount proc in the container",
+        path.display()
+    )))
+}
+
+pub fn link(
+    engine: &Engine,
+    plan: &HostPlanHead,
+    loaded: Vec<Loaded>,
+    triggers: &[Trigger],
+) -> Result<App, Error> {
+    let linker = host::linker(engine)?;
+    let mut guests = BTreeMap::new();
+    for Loaded { plan: component, code } in loaded {
+        let failed = |id: &str, cause: wasmtime::Error| {
+            Error::Component(format!(
+                "component {id} does not link: {cause:#}; build it with an SDK of this release's WASI \
+                 versions"
+            ))
+        };
+        let id: Arc<str> = component.id.as_str().into();
+        let pre = host::link(&linker, &code).map_err(|cause| failed(&id, cause))?;
+        let template = template(&id, component, &plan.limits);
+        let guest = Guest::new(template, pre, plan.limits.request_timeout())
+            .map_err(|cause| failed(&id, cause))?;
+        guests.insert(id, guest);
+    }
+    Ok(App { routes: routes(&guests, triggers), info: info(&plan.app) })
+}
+
+/// What of the plan outlives its components.
+pub struct HostPlanHead {
+    pub app: plan::App,
+    pub limits: Limits,
+}
+
+impl HostPlanHead {
+    #[must_use]
+    pub fn of(plan: &HostPlan) -> Self {
+        Self { app: plan.app.clone(), limits: plan.limits.clone() }
+    }
+}
+
+fn template(id: &Arc<str>, plan: plan::Component, limits: &Limits) -> Template {
+    Template {
+        component: Arc::clone(id),
+        env: plan.env,
+        variables: Variables::new(plan.variables),
+        files: plan.files,
+        memory_bytes: limits.memory_bytes,
+    }
+}
+
+fn routes(guests: &BTreeMap<Arc<str>, Guest>, triggers: &[Trigger]) -> Routes<Target> {
+    let targets = triggers.iter().filter_map(|trigger| {
+        // The plan was checked: every trigger's component is there.
+        let (component, guest) = guests.get_key_value(trigger.component.as_str())?;
+        let target = Target { component: Arc::clone(component), guest: guest.clone() };
+        Some((trigger.route.as_str(), target))
+    });
+    let (routes, displaced) = Routes::new(targets);
+    for route in displaced {
+        log::error(
+            "two triggers have the same route; the later one counts",
+            &[("route", &route.raw()), ("ignored", &route.target.component)],
+        );
+    }
+    for route in routes.iter().filter(|route| route.raw().starts_with(route::RESERVED)) {
+        log::error(
+            "the route is below a prefix that belongs to the host and is never reached",
+            &[("route", &route.raw()), ("component", &route.target.component)],
+        );
+    }
+    routes
+}
+
+fn info(app: &plan::App) -> String {
+    let mut info = json!({ "name": app.name, "version": app.version });
+    if !app.oci_image_digest.is_empty() {
+        info["oci_image_digest"] = json!(app.oci_image_digest);
+    }
+    info.to_string()
+}

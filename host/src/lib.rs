@@ -1,0 +1,28 @@
+//! The data plane of spinwheel.
+//!
+//! `main` calls `compile` (wasm to machine code) or `serve` (a plan to a listening server). From the top
+//! down: `serve` puts together, `server` accepts, `request` answers one request, `guest` runs it in an
+//! instance, `host` is what an instance sees, `capability/` are the interfaces it can call. `plan`,
+//! `route`, `headers`, `inspect`, `budget` and `cli` are pure.
+
+pub mod aot;
+pub mod app;
+pub mod budget;
+pub mod capability;
+pub mod cli;
+pub mod compile;
+pub mod control;
+pub mod engine;
+pub mod error;
+pub mod fd;
+pub mod guest;
+pub mod headers;
+pub mod host;
+pub mod inspect;
+pub mod log;
+pub mod plan;
+pub mod request;
+pub mod route;
+pub mod serve;
+pub mod server;
+pub mod shutdown;

@@ -1,0 +1,154 @@
+//! One HTTP request: checked, routed, bounded, answered.
+//!
+//! Laws (features.md H15, H16): a client learns a status and nothing else about what went wrong; the
+//! reason is in the log. A request holds its permit until its response body has ended.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime_wasi_http::{Error as HttpError, WasiBody};
+
+use crate::app::App;
+use crate::guest::{Failure, Ids};
+use crate::route::RESERVED;
+use crate::{headers, log};
+
+/// Answers every request of the server. Lives as long as it does.
+pub struct Service {
+    app: App,
+    local: SocketAddr,
+    /// Requests that run at the same time; the instance pool has room for as many.
+    permits: Arc<Semaphore>,
+    ids: Ids,
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(app: App, local: SocketAddr, max_concurrency: u32) -> Self {
+        let permits = usize::try_from(max_concurrency).unwrap_or(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        Self { app, local, permits, ids: Ids::default() }
+    }
+
+    pub async fn answer(&self, request: Request<Incoming>, client: SocketAddr) -> Response<Answer> {
+        let (mut parts, body) = request.into_parts();
+        if headers::sanitize(&mut parts, self.local).is_err() {
+            return status(StatusCode::BAD_REQUEST);
+        }
+        if let Some(name) = parts.uri.path().strip_prefix(RESERVED) {
+            return self.reserved(name);
+        }
+        // The route borrows its path while the headers, beside it in `parts`, are changed.
+        let uri = parts.uri.clone();
+        let Some(found) = self.app.routes.find(uri.path()) else {
+            return status(StatusCode::NOT_FOUND);
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return busy() };
+        headers::add_spin(&mut parts, &found, client);
+        let id = self.ids.next();
+        let target = &found.route.target;
+        let request = Request::from_parts(parts, body.map_err(HttpError::Hyper).boxed_unsync());
+        match target.guest.handle(id, request).await {
+            Ok(response) => {
+                let component = Arc::clone(&target.component);
+                response.map(|inner| Answer { inner, running: Some(Running { permit, component, id }) })
+            }
+            Err(Failure::Guest) => status(StatusCode::INTERNAL_SERVER_ERROR),
+            Err(Failure::Busy) => busy(),
+            Err(Failure::TimedOut) => {
+                log::error(
+                    "the component gave no response in time",
+                    &[("component", &target.component), ("request", &id)],
+                );
+                status(StatusCode::GATEWAY_TIMEOUT)
+            }
+        }
+    }
+
+    fn reserved(&self, name: &str) -> Response<Answer> {
+        match name {
+            "health" => text("text/plain", "OK".into()),
+            "info" => text("application/json", self.app.info.clone().into()),
+            _ => status(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+/// What keeps a request counted while its body streams, and names it should that fail.
+struct Running {
+    #[expect(dead_code, reason = "held for its drop")]
+    permit: OwnedSemaphorePermit,
+    component: Arc<str>,
+    id: u64,
+}
+
+/// A response body on its way to the client.
+pub struct Answer {
+    inner: WasiBody,
+    running: Option<Running>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let (Poll::Ready(Some(Err(cause))), Some(running)) = (&polled, &self.running) {
+            // Too late for a status: the stream is cut, and the client sees that.
+            log::error(
+                "the response body broke off",
+                &[("component", &running.component), ("request", &running.id), ("cause", cause)],
+            );
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn plain(body: Full<Bytes>) -> Response<Answer> {
+    Response::new(Answer { inner: body.map_err(never).boxed_unsync(), running: None })
+}
+
+fn text(kind: &'static str, body: Bytes) -> Response<Answer> {
+    let mut response = plain(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn status(status: StatusCode) -> Response<Answer> {
+    let inner = Empty::new().map_err(never).boxed_unsync();
+    let mut response = Response::new(Answer { inner, running: None });
+    *response.status_mut() = status;
+    response
+}
+
+fn busy() -> Response<Answer> {
+    let mut response = status(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn never(cause: Infallible) -> HttpError {
+    match cause {}
+}

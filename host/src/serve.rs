@@ -1,0 +1,152 @@
+//! `serve`: a plan read, an app put together, a server run until a signal ends it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::app::{self, App, HostPlanHead};
+use crate::cli::PlanSource;
+use crate::control::{Ready, Steps};
+use crate::error::Error;
+use crate::plan::{self, HostPlan};
+use crate::request::Service;
+use crate::shutdown::{Shutdown, Signals};
+use crate::{engine, fd, log, server};
+
+/// More threads than this hold memory and make no single app faster.
+const MAX_WORKERS: usize = 4;
+
+/// A busy guest gives way every 10 ms. At tokio's own interval of 61 such turns, new connections and
+/// timers would wait more than half a second behind guests that spin.
+const EVENT_INTERVAL: u32 = 7;
+
+pub fn run(source: &PlanSource, mut steps: Steps) -> ExitCode {
+    let plan = read(source).and_then(|plan| Ok((Ready::adopt(plan.ready_fd)?, plan)));
+    let (ready, plan) = match plan {
+        Ok(parts) => parts,
+        Err(error) => return fail(Ready::default(), &error),
+    };
+    steps.ended("plan");
+    let head = HostPlanHead::of(&plan);
+    match prepare(plan, &head, &mut steps) {
+        Ok((runtime, app, listener)) => serve(&runtime, app, listener, &head, ready, &steps),
+        Err(error) => fail(ready, &error),
+    }
+}
+
+fn fail(ready: Ready, error: &Error) -> ExitCode {
+    eprintln!("{error}");
+    ready.error(error);
+    ExitCode::FAILURE
+}
+
+fn read(source: &PlanSource) -> Result<HostPlan, Error> {
+    let unreadable =
+        |cause: std::io::Error| Error::Plan(format!("cannot read the plan: {cause}"));
+    let file = match source {
+        PlanSource::Path(path) => File::open(path),
+        PlanSource::Descriptor(number) => fd::adopt(*number).map(File::from),
+    };
+    let mut json = Vec::new();
+    file.map_err(unreadable)?
+        .take(plan::MAX_BYTES + 1)
+        .read_to_end(&mut json)
+        .map_err(unreadable)?;
+    if json.len() as u64 > plan::MAX_BYTES {
+        return Err(Error::Plan(format!("the plan has more than {} bytes", plan::MAX_BYTES)));
+    }
+    HostPlan::parse(&json)
+}
+
+/// Everything that can fail, in the order in which it is reported.
+fn prepare(
+    plan: HostPlan,
+    head: &HostPlanHead,
+    steps: &mut Steps,
+) -> Result<(Runtime, App, TcpListener), Error> {
+    // Room for as many instances again that have answered and still clean up.
+    let engine = engine::server(head.limits.max_concurrency.saturating_mul(2))?;
+    engine::start_ticking(&engine)?;
+    steps.ended("engine");
+    let loaded = app::load(&engine, plan.components)?;
+    steps.ended("components");
+    let app = app::link(&engine, head, loaded, &plan.triggers)?;
+    steps.ended("linked");
+    let runtime = runtime()?;
+    let listener = server::bind(&plan.listen)?;
+    steps.ended("bound");
+    Ok((runtime, app, listener))
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.min(MAX_WORKERS))
+        .thread_name("worker")
+        .event_interval(EVENT_INTERVAL)
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|cause| Error::Internal(format!("no runtime: {cause}")))
+}
+
+fn serve(
+    runtime: &Runtime,
+    app: App,
+    listener: TcpListener,
+    head: &HostPlanHead,
+    ready: Ready,
+    steps: &Steps,
+) -> ExitCode {
+    let served = runtime.block_on(async {
+        let started = start(listener);
+        let (listener, local, signals) = match started {
+            Ok(parts) => parts,
+            Err(error) => return fail(ready, &error),
+        };
+        let banner = banner(&app, local);
+        let service = Arc::new(Service::new(app, local, head.limits.max_concurrency));
+        let shutdown = Shutdown::default();
+        tokio::spawn(signals.watch(shutdown.clone()));
+        ready.ready(local, steps);
+        announce(&banner);
+        server::run(listener, service, &shutdown).await;
+        if !shutdown.drained(head.limits.shutdown_grace()).await {
+            log::warn("the grace time is over; ending what is still in flight", &[]);
+        }
+        ExitCode::SUCCESS
+    });
+    served
+}
+
+/// What must run inside the runtime before anyone is told that we are ready.
+fn start(
+    listener: TcpListener,
+) -> Result<(tokio::net::TcpListener, SocketAddr, Signals), Error> {
+    let unusable =
+        |cause: std::io::Error| Error::Internal(format!("the listening socket fails: {cause}"));
+    let local = listener.local_addr().map_err(unusable)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(unusable)?;
+    Ok((listener, local, Signals::catch()?))
+}
+
+/// What people see in the container's output (features.md S52).
+fn banner(app: &App, local: SocketAddr) -> String {
+    let mut banner = format!("Serving http://{local}\nAvailable Routes:\n");
+    for route in app.routes.iter() {
+        let wildcard = if route.is_wildcard() { " (wildcard)" } else { "" };
+        let (component, prefix) = (&route.target.component, route.prefix());
+        banner += &format!("  {component}: http://{local}{prefix}{wildcard}\n");
+    }
+    banner
+}
+
+fn announce(banner: &str) {
+    let mut out = std::io::stdout().lock();
+    // A closed stdout is no reason not to serve.
+    _ = out.write_all(banner.as_bytes()).and_then(|()| out.flush());
+}
