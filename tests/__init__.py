@@ -1,0 +1,1 @@
+"""Everything that proves spinwheel; never shipped in the wheel."""
