@@ -60,8 +60,8 @@ def _componentize(source: Path, component: Path, venv: Path) -> None:
     workspace = component.with_suffix(".build")
     workspace.mkdir()
     shutil.copy(source / "app.py", workspace)
-    command = [venv / "bin" / "python", "-c", entry, *_arguments(source), "-o", component]
-    run(command, cwd=workspace, env=env)
+    options = ["-c", entry, *_arguments(source)]
+    run([venv / "bin" / "python", *options, "-o", component], cwd=workspace, env=env)
     shutil.rmtree(workspace)
 
 
