@@ -1,0 +1,1 @@
+"""Tiny components with their sources and build recipes."""

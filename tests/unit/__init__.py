@@ -1,0 +1,1 @@
+"""Tests that touch nothing outside their own process and temp folder."""
