@@ -113,9 +113,7 @@ def _content_layers(app: App, blobs: Blobs, *, archive: bool = False) -> list[Js
 
 
 def _data(files: Mapping[str, bytes], blobs: Blobs) -> list[Json]:
-    return [
-        blobs.add(DATA_TYPE, content) for content in files.values() if len(content) > INLINE_LIMIT
-    ]
+    return [blobs.add(DATA_TYPE, content) for content in files.values() if len(content) > INLINE_LIMIT]
 
 
 def _archive(files: Mapping[str, bytes], blobs: Blobs) -> list[Json]:
@@ -156,9 +154,7 @@ def _write_layout(out: Path, index: bytes, blobs: Blobs) -> None:
         _write_tar(file, [("oci-layout", encode(LAYOUT)), ("index.json", index), *members.items()])
 
 
-def _write_tar(
-    file: "io.BytesIO | io.BufferedWriter", members: Iterable[tuple[str, bytes]]
-) -> None:
+def _write_tar(file: "io.BytesIO | io.BufferedWriter", members: Iterable[tuple[str, bytes]]) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)

@@ -105,7 +105,9 @@ def main(bin_dir: Path) -> None:
             "shutdown": asked_by_ctr(bin_dir, folder, "shutdown").hex(),
             "delete": asked_by_ctr(bin_dir, folder, "delete").hex(),
         }
-    version = subprocess.run([bin_dir / "ctr", "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run(
+        [bin_dir / "ctr", "--version"], capture_output=True, text=True, check=True
+    ).stdout
     document = {"source": version.strip(), "server": answers, "client": client}
     OUT.write_text(json.dumps(document, indent=1) + "\n")
     for frame_hex in client.values():

@@ -33,7 +33,9 @@ def _start(bin_dir: Path, bundle: Path, container_id: str) -> str:
     words = ["-namespace", "contract", "-address", str(bundle / "c.sock"), "-publish-binary", "/bin/true"]
     env = {"TTRPC_ADDRESS": str(bundle / "none"), "MAX_SHIM_VERSION": "2", "PATH": os.environ["PATH"]}
     argv = [str(bin_dir / "containerd-shim-runc-v2"), *words, "-id", container_id, "start"]
-    done = subprocess.run(argv, cwd=bundle, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    done = subprocess.run(
+        argv, cwd=bundle, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
     address: str = json.loads(done.stdout)["address"]
     return address.removeprefix("unix://")
 

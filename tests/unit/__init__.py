@@ -1,1 +1,1 @@
-"""Tests that touch nothing outside their own process and temp folder."""
+"""Unit tests: one file per module, no processes, no network."""

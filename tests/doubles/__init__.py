@@ -1,0 +1,1 @@
+"""In-memory implementations of the seams; each stands beside a real one in e2e."""

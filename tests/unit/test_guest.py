@@ -1,0 +1,223 @@
+"""Variables, plan, spec and static files: pure decisions and the folders they lead to."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.store import DirectoryStore
+from shim.errors import InvalidArgument
+from shim.guest import files, plan, spec, variables
+from shim.image.app import App, Component, Content, StaticFile, Trigger, Variable, bare_app
+from shim.image.artifact import Artifact
+from shim.image.manifest import ARCHIVE_LAYER, BadArtifact, Descriptor
+from tests.apps import digest_of
+from tests.doubles.blobs import MemoryBlobs
+
+GOLDEN = Path(__file__).parents[1] / "fixtures" / "plan" / "golden.json"
+REQUIRED = Variable("db_url", None, secret=True)
+OPTIONAL = Variable("greeting", "hi", secret=False)
+
+
+def test_prefixed_bare_default_in_that_order() -> None:
+    """SPIN_VARIABLE_X wins over X, X over the default (S87, S88)."""
+    env = {"SPIN_VARIABLE_DB_URL": "a", "DB_URL": "b", "GREETING": "hello"}
+    assert variables.resolve([REQUIRED, OPTIONAL], env) == {"db_url": "a", "greeting": "hello"}
+    assert variables.resolve([OPTIONAL], {}) == {"greeting": "hi"}
+
+
+def test_all_missing_variables_are_listed() -> None:
+    """One message for all of them, with what to set and no values."""
+    with pytest.raises(BadArtifact, match="db_url .set SPIN_VARIABLE_DB_URL or DB_URL.* other"):
+        variables.resolve([REQUIRED, Variable("other", None, secret=False)], {})
+
+
+def test_an_empty_value_is_a_value() -> None:
+    """An empty environment variable satisfies a required one."""
+    assert variables.resolve([REQUIRED], {"DB_URL": ""}) == {"db_url": ""}
+
+
+def test_templates() -> None:
+    """Spaces are trimmed, several may stand in one text (H76)."""
+    component = Component("c", digest_of(b""), config=(("url", "{{ a }}/{{b}}"),))
+    assert variables.component_values(component, {"a": "x", "b": "y"}) == {"url": "x/y"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{{ nope }}", "nope .* is not a variable"), ("{{ a", "without")]
+)
+def test_bad_templates(text: str, words: str) -> None:
+    """Unknown names and open braces name the component."""
+    component = Component("c", digest_of(b""), config=(("url", text),))
+    with pytest.raises(BadArtifact, match=f"component c variable url.*{words}"):
+        variables.component_values(component, {"a": "x"})
+
+
+def shape(value: Any) -> Any:
+    """The field names of a document, at every depth."""
+    if isinstance(value, dict):
+        return {key: shape(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [shape(child) for child in value[:1]]
+    return None
+
+
+def built_plan() -> dict[str, Any]:
+    """A plan with every field in use."""
+    component = Component("hello", digest_of(b"w"), env=(("K", "V"),))
+    app = App("a", "1", "d", (), (Trigger("t", "hello", "/..."),), (component,))
+    piece = plan.Piece(plan.FIRST_AOT_FD, {"name": "value"}, "/.spinwheel/files/0")
+    document: dict[str, Any] = json.loads(
+        plan.build(app, digest_of(b"m"), [piece], "0.0.0.0:80", plan.Limits())
+    )
+    return document
+
+
+def test_the_plan_has_the_fields_of_the_golden_file() -> None:
+    """The same file is read by the Rust side's test: neither side can drift alone."""
+    golden = json.loads(GOLDEN.read_text())
+    ours = built_plan()
+    for document in (golden, ours):
+        for component in document["components"]:
+            component["variables"] = {}
+            component["aot"] = sorted(component["aot"])[:0]
+    assert ours.keys() == golden.keys()
+    for key in ("app", "limits"):
+        assert ours[key].keys() == golden[key].keys()
+    for key in ("components", "triggers"):
+        assert ours[key][0].keys() == golden[key][0].keys()
+
+
+def test_private_routes_are_not_in_the_plan() -> None:
+    """What is not reachable from outside is not routed."""
+    app = App("a", "", "", (), (Trigger("t", "app", None),), bare_app(digest_of(b""), "app").components)
+    document = json.loads(plan.build(app, "", [plan.Piece(5)], "x", plan.Limits()))
+    assert document["triggers"] == []
+
+
+def oci_spec() -> dict[str, Any]:
+    """A spec as containerd 2.2 writes it, shortened."""
+    process = {"args": ["/"], "cwd": "/app", "env": ["PATH=/bin", "SECRET=x", "SPIN_WASMTIME_POOLING=0"]}
+    return {
+        "ociVersion": "1.3.0",
+        "process": {**process, "user": {"uid": 1000}, "capabilities": {"bounding": ["CAP_KILL"]}},
+        "root": {"path": "rootfs", "readonly": True},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": "network", "path": "/proc/7/ns/net"}], "seccomp": {"x": 1}},
+        "annotations": {"a": "b"},
+        "hooks": {"createRuntime": [{"path": "/bin/true"}]},
+    }
+
+
+def test_the_spec_keeps_what_the_pod_asked_for() -> None:
+    """Namespaces, user, seccomp, hooks and mounts pass through; the process is ours."""
+    original = oci_spec()
+    new = spec.rewrite(original, Path("/b/rootfs"), Path("/usr/bin/host"), [None, Path("/cache/t")])
+    assert new["process"]["args"] == ["/.spinwheel/host", "serve", "--plan-fd", "3"]
+    assert new["process"]["user"] == {"uid": 1000}
+    assert new["process"]["noNewPrivileges"] is True
+    assert (new["ociVersion"], new["root"]) == ("1.0.2", {"path": "/b/rootfs", "readonly": True})
+    assert (new["linux"], new["hooks"]) == (original["linux"], original["hooks"])
+    assert [mount["destination"] for mount in new["mounts"]] == [
+        "/proc",
+        "/.spinwheel/host",
+        "/.spinwheel/files/1",
+    ]
+    assert all("ro" in mount["options"] for mount in new["mounts"][1:])
+    assert original == oci_spec(), "containerd's spec is not changed in place"
+
+
+def test_no_secret_reaches_the_hosts_environment() -> None:
+    """Variables travel in the plan, not where /proc/<pid>/environ shows them."""
+    new = spec.rewrite(oci_spec(), Path("/r"), Path("/h"), [])
+    assert new["process"]["env"] == ["SPIN_WASMTIME_POOLING=0"]
+
+
+def test_a_spec_without_process_is_refused() -> None:
+    """The message says what was wanted."""
+    with pytest.raises(InvalidArgument, match="wanted a process"):
+        spec.rewrite({}, Path("/r"), Path("/h"), [])
+
+
+def artifact_with(*archives: Descriptor, data: dict[str, Descriptor] | None = None) -> Artifact:
+    """An artefact around static files only."""
+    return Artifact(digest_of(b"m"), bare_app(digest_of(b""), "app"), {}, data or {}, archives)
+
+
+def static(path: str, content: bytes, *, inline: bool = False) -> StaticFile:
+    """A static file with the digest of its content."""
+    return StaticFile(path, Content(digest_of(content), content if inline else None))
+
+
+def packed(entries: dict[str, bytes]) -> bytes:
+    """A tar+gzip of these files, with a link and a device that must be passed over."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in entries.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for kind in (tarfile.SYMTYPE, tarfile.CHRTYPE):
+            info = tarfile.TarInfo("../../evil")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    return out.getvalue()
+
+
+def test_files_from_inline_layers_and_archives(tmp_path: Path) -> None:
+    """One tree, whichever way each byte came; read-only, found again without reading anything."""
+    blobs = MemoryBlobs()
+    layer = blobs.add(b"L" * 200, "data")
+    archive = blobs.add(packed({"../../x": b"A" * 300}), ARCHIVE_LAYER)
+    artifact = artifact_with(
+        Descriptor(**_names(archive)), data={layer["digest"]: Descriptor(**_names(layer))}
+    )
+    component = Component(
+        "c",
+        digest_of(b""),
+        files=(
+            static("in.txt", b"small", inline=True),
+            static("a/l", b"L" * 200),
+            static("a/b/x", b"A" * 300),
+        ),
+    )
+    store = DirectoryStore(tmp_path / "cache")
+    tree = files.tree_of(store, blobs, artifact, component)
+    assert tree is not None
+    assert {p.relative_to(tree).as_posix(): p.read_bytes() for p in tree.rglob("*") if p.is_file()} == {
+        "in.txt": b"small",
+        "a/l": b"L" * 200,
+        "a/b/x": b"A" * 300,
+    }
+    assert (tree / "a/l").stat().st_mode & 0o222 == 0
+    before = len(blobs.reads)
+    assert files.tree_of(store, blobs, artifact, component) == tree
+    assert len(blobs.reads) == before
+    assert not list((tmp_path / "cache" / "files").glob(".new-*"))
+
+
+def _names(descriptor: dict[str, Any]) -> dict[str, Any]:
+    return {"media_type": descriptor["mediaType"], "digest": descriptor["digest"], "size": descriptor["size"]}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"not a tar", "not a readable tar"),
+        (packed({"x": b"A" * 300})[:-40], "not a readable tar|is in none"),
+        (packed({"x": b"\0" * (8 << 20)}), "x packed"),
+        (packed({"x": b"other"}), "is in none of the 1 archives"),
+    ],
+)
+def test_bad_archives_leave_nothing(tmp_path: Path, data: bytes, words: str) -> None:
+    """Garbage, truncation, bombs and missing files are named; no half-made tree stays (faults.md A8, A9)."""
+    blobs = MemoryBlobs()
+    archive = Descriptor(**_names(blobs.add(data, ARCHIVE_LAYER)))
+    component = Component("c", digest_of(b""), files=(static("x", b"A" * 300),))
+    store = DirectoryStore(tmp_path / "cache")
+    with pytest.raises(BadArtifact, match=words):
+        files.tree_of(store, blobs, artifact_with(archive), component)
+    assert list((tmp_path / "cache" / "files").iterdir()) == []

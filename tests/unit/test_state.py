@@ -1,0 +1,95 @@
+"""The lifecycle table over its whole product of states and verbs."""
+
+import itertools
+
+import pytest
+
+from shim.errors import AlreadyExists, FailedPrecondition, NotFound, ShimError
+from shim.task.state import TABLE, Refusal, State, Verb, step
+
+S, V = State, Verb
+QUERIES = (V.STATE, V.WAIT, V.PIDS, V.STATS)
+REPORTS = (
+    V.CREATE_DONE,
+    V.CREATE_FAILED,
+    V.START_DONE,
+    V.START_FAILED,
+    V.EXITED,
+    V.DELETE_DONE,
+    V.DELETE_FAILED,
+)
+LIVE = (S.CREATED, S.STARTING, S.RUNNING, S.STOPPED, S.DELETING)
+
+# Every pair that moves or stays; whatever is not here is refused as `refused` says.
+ALLOWED = {
+    (S.ABSENT, V.CREATE): S.CREATING,
+    (S.CREATING, V.CREATE_DONE): S.CREATED,
+    (S.CREATING, V.CREATE_FAILED): S.ABSENT,
+    (S.CREATED, V.START): S.STARTING,
+    (S.CREATED, V.KILL): S.CREATED,
+    (S.CREATED, V.DELETE): S.DELETING,
+    (S.CREATED, V.EXITED): S.STOPPED,
+    (S.STARTING, V.KILL): S.STARTING,
+    (S.STARTING, V.EXITED): S.STARTING,
+    (S.STARTING, V.START_DONE): S.RUNNING,
+    (S.STARTING, V.START_FAILED): S.STOPPED,
+    (S.RUNNING, V.KILL): S.RUNNING,
+    (S.RUNNING, V.EXITED): S.STOPPED,
+    (S.STOPPED, V.DELETE): S.DELETING,
+    (S.DELETING, V.EXITED): S.DELETING,
+    (S.DELETING, V.DELETE_DONE): S.ABSENT,
+    (S.DELETING, V.DELETE_FAILED): S.STOPPED,
+    **{(state, query): state for state in LIVE for query in QUERIES},
+}
+
+
+def refused(state: State, verb: Verb) -> type[ShimError]:
+    """The error that containerd relies on for a pair that is not allowed (wire.md 3.4)."""
+    if verb in REPORTS:
+        return ShimError
+    if verb is V.CREATE:
+        return AlreadyExists
+    if state is S.ABSENT or (state is S.CREATING and verb in QUERIES):
+        return NotFound
+    if verb is V.KILL and state in (S.STOPPED, S.DELETING):
+        return NotFound
+    return FailedPrecondition
+
+
+@pytest.mark.parametrize(("state", "verb"), list(itertools.product(State, Verb)))
+def test_every_pair(state: State, verb: Verb) -> None:
+    """Each of the states answers each of the verbs as containerd expects."""
+    if (state, verb) in ALLOWED:
+        assert step("t1", state, verb) is ALLOWED[state, verb]
+        return
+    with pytest.raises(refused(state, verb)) as caught:
+        step("t1", state, verb)
+    assert type(caught.value) is refused(state, verb)
+
+
+def test_the_table_is_total() -> None:
+    """No pair is missing and none is extra."""
+    assert set(TABLE) == set(itertools.product(State, Verb))
+
+
+def test_a_dead_process_is_named_as_clients_expect() -> None:
+    """Docker and CRI match this text."""
+    with pytest.raises(NotFound, match="^process already finished: not found$"):
+        step("t1", State.STOPPED, Verb.KILL)
+
+
+def test_refusals_name_task_state_and_verb() -> None:
+    """A refusal can be understood without the log."""
+    with pytest.raises(FailedPrecondition, match="cannot start task web, which is running"):
+        step("web", State.RUNNING, Verb.START)
+
+
+def test_every_state_can_end() -> None:
+    """From each state there is a way to ABSENT, so nothing is stuck for ever."""
+    reach = {State.ABSENT}
+    while True:
+        more = {s for (s, _), out in TABLE.items() if not isinstance(out, Refusal) and out in reach} - reach
+        if not more:
+            break
+        reach |= more
+    assert reach == set(State)
