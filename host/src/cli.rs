@@ -102,11 +102,9 @@ impl Rest {
     fn serve(self) -> Result<Command, Error> {
         let plan = match (self.plan, self.plan_fd) {
             (Some(path), None) => PlanSource::Path(path),
-            (None, Some(number)) => {
-                PlanSource::Descriptor(number.parse().map_err(|_| {
-                    Error::Usage(format!("--plan-fd wants a number, found {number:?}"))
-                })?)
-            }
+            (None, Some(number)) => PlanSource::Descriptor(number.parse().map_err(|_| {
+                Error::Usage(format!("--plan-fd wants a number, found {number:?}"))
+            })?),
             _ => return Err(Error::Usage("serve wants either --plan-fd N or --plan PATH".into())),
         };
         if !self.operands.is_empty() || self.target.is_some() {

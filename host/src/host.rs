@@ -6,16 +6,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::Budget;
+use crate::capability::absent;
 use crate::capability::outbound::Denied;
 use crate::capability::stdio::{GuestOutput, Sink};
 use crate::capability::variables::{self, Variables};
 use crate::error::Error;
+use crate::inspect::{self, Provision};
 
 /// Bytes that one host call may copy out of the guest. Streams go in smaller pieces anyway.
 const HOSTCALL_FUEL: usize = 8 << 20;
@@ -118,11 +121,17 @@ fn fill(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     variables::add_to_linker(linker, |host| &mut host.variables)
 }
 
-/// Links one component. What it imports beyond our interfaces answers with a trap that names it:
-/// `compile` has let only known Spin interfaces through, which SDKs import whether used or not.
+/// Links one component. `compile` has let through only what we have and what we know by name.
 pub fn link(linker: &Linker<Host>, component: &Component) -> wasmtime::Result<InstancePre<Host>> {
+    let engine = linker.engine().clone();
     let mut linker = linker.clone();
-    linker.define_unknown_imports_as_traps(component)?;
+    for (name, import) in component.component_type().imports(&engine) {
+        if let (Provision::KnownOnly, ComponentItem::ComponentInstance(shape)) =
+            (inspect::provision(name), &import.ty)
+        {
+            absent::define(&mut linker, &engine, name, shape)?;
+        }
+    }
     linker.instantiate_pre(component)
 }
 

@@ -25,7 +25,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Shape, Error> {
     refuse_foreign(bytes)?;
     let (imports, exports) = top_level(bytes)?;
     let handler = only_handler(&exports)?;
-    if let Some(stranger) = imports.iter().find(|name| !is_provided(name)) {
+    if let Some(stranger) = imports.iter().find(|name| provision(name) == Provision::Nothing) {
         return Err(Error::Wasm(format!(
             "the component imports {stranger}, which this host does not provide; wanted WASI 0.2.x or \
              0.3.x and Spin interfaces only: build it without {stranger}, or compose it with a \
@@ -136,16 +136,42 @@ fn is_handler(name: &str) -> bool {
     })
 }
 
-/// Whether the host implements this import, or at least knows it well enough to say so when called.
-fn is_provided(import: &str) -> bool {
-    let Some(name) = Name::parse(import) else { return false };
-    match name.track() {
-        Some("2") if wasi_0_2(name.package).contains(&name.interface) => return true,
-        Some("3") if wasi_0_3(name.package).contains(&name.interface) => return true,
-        _ => {}
-    }
-    is_spin_family(name.package)
+/// What the host has for an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provision {
+    /// It is in the linker.
+    Linked,
+    /// Guests are built against it as a matter of course; calling it is a trap that names it.
+    KnownOnly,
+    /// Nobody provides it.
+    Nothing,
+}
+
+#[must_use]
+pub fn provision(import: &str) -> Provision {
+    let Some(name) = Name::parse(import) else { return Provision::Nothing };
+    if is_linked(&name) {
+        Provision::Linked
+    } else if is_spin_family(name.package)
         || name.version == Some(SPIN_WORLD_PRERELEASE) && !wasi_0_3(name.package).is_empty()
+    {
+        Provision::KnownOnly
+    } else {
+        Provision::Nothing
+    }
+}
+
+fn is_linked(name: &Name<'_>) -> bool {
+    match name.track() {
+        Some("2") => wasi_0_2(name.package).contains(&name.interface),
+        Some("3") => wasi_0_3(name.package).contains(&name.interface),
+        _ => matches!(
+            (name.package, name.interface, name.version),
+            ("spin:variables", "variables", Some("3.0.0"))
+                | ("fermyon:spin", "variables", Some("2.0.0"))
+                | ("fermyon:spin", "config", None)
+        ),
+    }
 }
 
 fn is_spin_family(package: &str) -> bool {
@@ -275,22 +301,26 @@ mod tests {
     }
 
     #[test]
-    fn the_world_of_the_spin_sdks_is_known() {
-        for known in [
-            "wasi:io/streams@0.2.0",
-            "wasi:http/client@0.3.0",
-            "wasi:http/client@0.3.0-rc-2026-03-15",
-            "wasi:config/store@0.2.0-draft-2024-09-27",
-            "wasi:keyvalue/store@0.2.0-draft2",
-            "wasi:otel/tracing@0.2.0-rc.2",
-            "spin:key-value/key-value@3.0.0",
-            "fermyon:spin/llm@2.0.0",
-            "fermyon:spin/config",
+    fn what_is_provided_is_known_by_name_and_version() {
+        use Provision::{KnownOnly, Linked, Nothing};
+        for (name, expected) in [
+            ("wasi:io/streams@0.2.0", Linked),
+            ("wasi:http/client@0.3.0", Linked),
+            ("spin:variables/variables@3.0.0", Linked),
+            ("fermyon:spin/variables@2.0.0", Linked),
+            ("fermyon:spin/config", Linked),
+            ("wasi:http/client@0.3.0-rc-2026-03-15", KnownOnly),
+            ("wasi:config/store@0.2.0-draft-2024-09-27", KnownOnly),
+            ("wasi:keyvalue/store@0.2.0-draft2", KnownOnly),
+            ("wasi:otel/tracing@0.2.0-rc.2", KnownOnly),
+            ("spin:key-value/key-value@3.0.0", KnownOnly),
+            ("fermyon:spin/llm@2.0.0", KnownOnly),
+            ("wasi:http/client@0.3.0-rc-2025-01-01", Nothing),
+            ("wasi:cli/stdout@0.4.0", Nothing),
+            ("wasi:io/streams", Nothing),
+            ("spin", Nothing),
         ] {
-            assert!(is_provided(known), "{known}");
-        }
-        for stranger in ["wasi:http/client@0.3.0-rc-2025-01-01", "wasi:cli/stdout@0.4.0", "spin"] {
-            assert!(!is_provided(stranger), "{stranger}");
+            assert_eq!(provision(name), expected, "{name}");
         }
     }
 

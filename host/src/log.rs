@@ -69,10 +69,7 @@ mod tests {
     #[test]
     fn a_value_cannot_start_a_new_record() {
         let line = render(Level::Error, "guest failed", &[("why", &"x\nlevel=info msg=forged")]);
-        assert_eq!(
-            line,
-            "level=error msg=\"guest failed\" why=\"x\\nlevel=info msg=forged\"\n"
-        );
+        assert_eq!(line, "level=error msg=\"guest failed\" why=\"x\\nlevel=info msg=forged\"\n");
     }
 
     #[test]

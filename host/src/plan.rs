@@ -241,8 +241,7 @@ mod tests {
     /// Walks every object of the golden plan and plants a stranger in it.
     #[test]
     fn an_unknown_field_is_an_error_at_every_depth() {
-        for pointer in
-            ["", "/app", "/components/0", "/components/0/aot", "/triggers/0", "/limits"]
+        for pointer in ["", "/app", "/components/0", "/components/0/aot", "/triggers/0", "/limits"]
         {
             let mut value = golden();
             value.pointer_mut(pointer).unwrap()["stranger"] = json!(1);

@@ -61,7 +61,8 @@ impl Service {
         match target.guest.handle(id, request).await {
             Ok(response) => {
                 let component = Arc::clone(&target.component);
-                response.map(|inner| Answer { inner, running: Some(Running { permit, component, id }) })
+                response
+                    .map(|inner| Answer { inner, running: Some(Running { permit, component, id }) })
             }
             Err(Failure::Guest) => status(StatusCode::INTERNAL_SERVER_ERROR),
             Err(Failure::Busy) => busy(),

@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn a_wildcard_takes_its_prefix_too_and_keeps_the_rest_as_it_is() {
         let routes = table(&["/a/..."]);
-        for (path, rest) in [("/a", ""), ("/a/", "/"), ("/a/b", "/b"), ("/a/b%20c/d/", "/b%20c/d/")] {
+        for (path, rest) in [("/a", ""), ("/a/", "/"), ("/a/b", "/b"), ("/a/b%20c/d/", "/b%20c/d/")]
+        {
             assert_eq!(routes.find(path).unwrap().path_info, rest, "{path}");
         }
         assert_eq!(winner(&routes, "/ab"), None);

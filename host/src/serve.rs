@@ -45,8 +45,7 @@ fn fail(ready: Ready, error: &Error) -> ExitCode {
 }
 
 fn read(source: &PlanSource) -> Result<HostPlan, Error> {
-    let unreadable =
-        |cause: std::io::Error| Error::Plan(format!("cannot read the plan: {cause}"));
+    let unreadable = |cause: std::io::Error| Error::Plan(format!("cannot read the plan: {cause}"));
     let file = match source {
         PlanSource::Path(path) => File::open(path),
         PlanSource::Descriptor(number) => fd::adopt(*number).map(File::from),
@@ -124,9 +123,7 @@ fn serve(
 }
 
 /// What must run inside the runtime before anyone is told that we are ready.
-fn start(
-    listener: TcpListener,
-) -> Result<(tokio::net::TcpListener, SocketAddr, Signals), Error> {
+fn start(listener: TcpListener) -> Result<(tokio::net::TcpListener, SocketAddr, Signals), Error> {
     let unusable =
         |cause: std::io::Error| Error::Internal(format!("the listening socket fails: {cause}"));
     let local = listener.local_addr().map_err(unusable)?;

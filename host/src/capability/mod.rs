@@ -3,6 +3,7 @@
 //! Law: state here has one of three lifetimes, and says which: the app's (behind `Arc`), the instance's
 //! (inside `host::Host`), or the call's.
 
+pub mod absent;
 pub mod outbound;
 pub mod stdio;
 pub mod variables;
