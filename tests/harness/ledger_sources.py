@@ -23,7 +23,8 @@ SOCKET_FOLDERS = (Path("/run/containerd/s"),)
 STATE_FOLDERS = tuple(
     map(Path, ("/run/crun", "/run/runc", "/run/spinwheel", "/run/containerd/fifo"))
 )
-BUNDLES = "state/io.containerd.runtime.v2.task"
+# Below it stand folders of namespaces, which containerd makes and keeps, and in those the bundles.
+BUNDLES = "io.containerd.runtime.v2.task"
 LISTENING = "0A"
 
 
@@ -44,7 +45,7 @@ class Scope:
     @property
     def state(self) -> list[Path]:
         """The folders where state of containers is kept."""
-        return [*STATE_FOLDERS, self.containerd.base_dir / BUNDLES, *self.files]
+        return [*STATE_FOLDERS, self.containerd.base_dir / "state" / BUNDLES, *self.files]
 
 
 def sources(scope: Scope) -> dict[str, Source]:
@@ -170,7 +171,8 @@ def _descriptor_type(link: str) -> str:
 
 def files(folders: Iterable[Path]) -> Counter[str]:
     """L6: every file, folder, FIFO and lock below *folders*."""
-    return Counter(str(path) for folder in folders for path in _walk(folder))
+    found = (path for folder in folders for path in _walk(folder))
+    return Counter(str(path) for path in found if path.parent.name != BUNDLES)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
