@@ -112,9 +112,9 @@ class EventLog:
     ) -> None:
         """End `ctr events` and the thread that reads it."""
         if self._ctr is not None:
-            self._ctr.terminate()
-            self._thread.join()
-            self._ctr.wait()
+            with self._ctr as ctr:
+                ctr.terminate()
+                self._thread.join()
 
     @property
     def events(self) -> list[Event]:

@@ -63,7 +63,7 @@ def sources(scope: Scope) -> dict[str, Source]:
 
 
 def processes() -> Counter[str]:
-    """L1: processes of our programs, and everybody's zombies, by pid."""
+    """L1: processes of our programs, and zombies that nobody reaps, by pid."""
     found = (_process_entry(folder) for folder in PROC.iterdir() if folder.name.isdigit())
     return Counter(entry for entry in found if entry)
 
@@ -71,9 +71,10 @@ def processes() -> Counter[str]:
 def _process_entry(folder: Path) -> str | None:
     try:
         # The name stands in brackets and may hold anything; the state is the word after it.
-        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
         if state == "Z":
-            return f"zombie {folder.name} {(folder / 'comm').read_text().strip()}"
+            # Orphans are the machine's init's to reap, and some take seconds over it.
+            return None if parent == "1" else f"zombie {folder.name} of {parent}"
         argv = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         program = (folder / "exe").readlink().name
     except OSError:
