@@ -1,0 +1,1 @@
+"""Tests over a real containerd that they start themselves; they need root."""
