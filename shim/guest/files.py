@@ -44,15 +44,8 @@ def tree_of(
 
 def tree_name(files: tuple[StaticFile, ...]) -> str:
     """64 hex digits for a set of files, whatever their order."""
-    rows = sorted((file.path, digest_of(file)) for file in files)
+    rows = sorted((file.path, file.content.digest) for file in files)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def digest_of(file: StaticFile) -> str:
-    """The digest of the file's content; that of inline bytes is computed, not believed."""
-    if file.content.inline is None:
-        return file.content.digest
-    return f"sha256:{hashlib.sha256(file.content.inline).hexdigest()}"
 
 
 def _build(folder: Path, source: BlobSource, artifact: Artifact, component: Component) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -151,11 +152,20 @@ def _content(fields: Mapping[str, Any], where: str) -> Content:
     inline = fields.get("inline")
     if inline is None:
         return Content(digest)
+    return Content(digest, _inline(_text(inline, where), digest, where))
+
+
+def _inline(text: str, digest: str, where: str) -> bytes:
     try:
-        return Content(digest, base64.b64decode(_text(inline, where), validate=True))
+        data = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         message = f"{where}: inline content is not base64: {error}"
         raise BadArtifact(message) from error
+    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if found != digest:
+        message = f"{where}: wanted inline content with digest {digest}, found {found}"
+        raise BadArtifact(message)
+    return data
 
 
 def _file(item: object, where: str) -> StaticFile:

@@ -141,14 +141,14 @@ class Container:
         self._watching.add_done_callback(lambda future: self._on_exit(future.result()))
 
     def _on_exit(self, ended: Exit) -> None:
+        """Takes an exit in; it is told to containerd only for what was told to have started."""
         self.ended = ended
+        ran = self.state is State.RUNNING
         self.step(Verb.EXITED)
-        if self.state is not State.STARTING:
-            self._tell_exit(told=self.state is State.STOPPED)
-
-    def _tell_exit(self, *, told: bool) -> None:
-        if told and self.ended:
-            self._world.publish(*events.exited(self.id, self.ended))
+        if self.state is State.STARTING:
+            return
+        if ran:
+            self._world.publish(*events.exited(self.id, ended))
         self.exited.set()
 
     async def start(self) -> int:
@@ -190,7 +190,7 @@ class Container:
         """Nothing of a failed start goes on running; no exit is told for what was never started."""
         await self._kill_and_wait()
         self.step(Verb.START_FAILED)
-        self._tell_exit(told=False)
+        self.exited.set()
 
     async def wait(self) -> Exit:
         """How the init ended, as soon as it has."""

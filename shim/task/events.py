@@ -1,7 +1,7 @@
 """Which events a task tells containerd of, and how they read (wire.md 3.5); knows no sockets.
 
-Laws: for one task create comes before start, start before exit, exit before delete; an init's exit carries
-the container id twice; times are those of the reaper.
+Laws: for one task the word is Create (Start Exit)? Delete, each once and in this order; an init's exit
+carries the container id twice; times are those of the reaper.
 """
 
 from __future__ import annotations

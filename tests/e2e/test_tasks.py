@@ -1,0 +1,241 @@
+"""Real containerd, real OCI runtime, real guests: the task items of wire.md section 6."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.events import EventLog
+from tests.harness.node import RUNTIME, Node
+
+RUNTIMES = [{"BinaryName": "/usr/bin/crun"}, {"BinaryName": "/usr/sbin/runc"}]
+
+
+@pytest.mark.parametrize("options", RUNTIMES, ids=["crun", "runc"])
+@pytest.mark.parametrize("guest", ["hello-p2", "hello-p3", "hello-python"])
+def test_apps_answer(node: Node, guest: str, options: dict[str, str]) -> None:
+    """Rust on WASI 0.2 and 0.3, and a current Python SDK, under crun and under runc."""
+    greeting = {"config": {"greeting": "good {{ time }}"}} if guest == "hello-python" else {}
+    image = node.add_guest(guest) if not greeting else _python(node)
+    node.run("app", image, options=options, env={"TIME": "evening"})
+    assert node.get("app").body == f"hello from {guest.removeprefix('hello-')}\n"
+    if greeting:
+        assert node.get("app", "/greeting").body == "good evening\n"
+    node.remove("app")
+
+
+def _python(node: Node) -> str:
+    from tests.apps import App, Component  # noqa: PLC0415  # only this guest needs variables
+    from tests.guests.build import guest_path  # noqa: PLC0415
+
+    component = Component(guest_path("hello-python").read_bytes(), config={"greeting": "good {{ time }}"})
+    return node.add(App([component], variables={"time": "morning"}), "test.local/guests/python:1")
+
+
+def test_background_task(node: Node, p2: str) -> None:
+    """RUNNING, with a live pid whose parent is the pod server (item 6)."""
+    node.run("t6", p2)
+    assert node.status("t6") == "RUNNING"
+    command = Path(f"/proc/{node.server_pid('t6')}/cmdline").read_bytes().decode()
+    assert "containerd-shim-spin-v2 -namespace default -id t6" in command
+    node.remove("t6")
+
+
+def test_listing_never_waits(node: Node, p2: str) -> None:
+    """`ctr tasks ls` is quick and never says UNKNOWN while a create is under way (item 7)."""
+    node.run("t7", p2)
+    creating = node.containerd.popen_ctr(
+        "run", "-d", "--net-host", "--runtime", RUNTIME, "--env=SPIN_HTTP_LISTEN_ADDR=127.0.0.1:0", p2, "t7b", "/"
+    )
+    slowest = 0.0
+    for _ in range(50):
+        began = time.monotonic()
+        assert "UNKNOWN" not in node.ctr("tasks", "ls").stdout
+        slowest = max(slowest, time.monotonic() - began)
+    creating.communicate(timeout=30)
+    assert slowest < 2.0
+    node.remove("t7")
+    node.remove("t7b")
+
+
+def test_kill_and_code(node: Node, p2: str) -> None:
+    """SIGKILL is 137, told by `tasks rm` (item 14)."""
+    node.run("t14", p2)
+    node.ctr("tasks", "kill", "-s", "SIGKILL", "t14")
+    node.wait_status("t14", "STOPPED")
+    removed = node.ctr("tasks", "rm", "t14", check=False)
+    assert "137" in removed.stdout + removed.stderr
+    node.ctr("containers", "rm", "t14")
+
+
+def test_sigterm_ends_with_zero(node: Node, p2: str) -> None:
+    """An idle app leaves at once and in order."""
+    node.run("term", p2)
+    node.ctr("tasks", "kill", "-s", "SIGTERM", "term")
+    node.wait_status("term", "STOPPED")
+    assert node.ctr("tasks", "rm", "term").returncode == 0
+    node.ctr("containers", "rm", "term")
+
+
+def test_kill_of_the_dead(node: Node, p2: str) -> None:
+    """The text that CRI and Docker match (item 15)."""
+    node.run("t15", p2)
+    node.ctr("tasks", "kill", "-s", "SIGKILL", "t15")
+    node.wait_status("t15", "STOPPED")
+    killed = node.ctr("tasks", "kill", "t15", check=False)
+    assert killed.returncode != 0
+    assert "process already finished: not found" in killed.stderr
+    node.remove("t15")
+
+
+def test_kill_of_an_unknown_exec(node: Node, p2: str) -> None:
+    """Not found, and the task goes on (item 16)."""
+    node.run("t16", p2)
+    killed = node.ctr("tasks", "kill", "--exec-id", "nope", "t16", check=False)
+    assert (killed.returncode != 0, "not found" in killed.stderr) == (True, True)
+    assert node.status("t16") == "RUNNING"
+    node.remove("t16")
+
+
+def test_rm_of_the_running(node: Node, p2: str) -> None:
+    """Refused, and still running (item 17)."""
+    node.run("t17", p2)
+    removed = node.ctr("tasks", "rm", "t17", check=False)
+    assert removed.returncode != 0
+    assert node.get("t17").status == 200
+    node.remove("t17")
+
+
+def test_forced_rm(node: Node, p2: str) -> None:
+    """Stopped and removed in one word (item 18)."""
+    node.run("t18", p2)
+    node.ctr("tasks", "rm", "--force", "t18", check=False)
+    assert node.status("t18") == ""
+    node.ctr("containers", "rm", "t18")
+
+
+def test_foreground_run_removes_itself(node: Node, p2: str) -> None:
+    """`ctr run --rm` ends with the app's code when it is told to stop (item 1, for an app)."""
+    words = ["run", "--rm", "--net-host", "--runtime", RUNTIME, "--env=SPIN_HTTP_LISTEN_ADDR=127.0.0.1:0"]
+    running = node.containerd.popen_ctr(*words, p2, "t1", "/")
+    assert running.stdout is not None
+    assert "Serving http://127.0.0.1:" in running.stdout.readline()
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=20)
+    assert running.returncode == 0
+
+
+def test_metrics(node: Node, p2: str) -> None:
+    """Processes, CPU and memory are not zero (item 12)."""
+    node.run("t12", p2)
+    node.get("t12")
+    text = node.ctr("tasks", "metrics", "--format", "json", "t12").stdout
+    assert int(re.findall(r'"current":\s*"?(\d+)', text)[0]) > 0
+    assert int(max(re.findall(r'"usage":\s*"?(\d+)', text), key=int)) > 100_000
+    node.remove("t12")
+
+
+def test_ps(node: Node, p2: str) -> None:
+    """The init is listed (item 11)."""
+    node.run("t11", p2)
+    assert str(node.pid("t11")) in node.ctr("tasks", "ps", "t11").stdout
+    node.remove("t11")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("tasks", "exec", "--exec-id", "e", "X", "/bin/true"), ("tasks", "pause", "X"), ("tasks", "checkpoint", "X")],
+    ids=["exec", "pause", "checkpoint"],
+)
+def test_what_is_not_there_yet_says_so(node: Node, p2: str, words: tuple[str, ...]) -> None:
+    """A plain refusal, and the task goes on."""
+    node.run("later", p2)
+    refused = node.ctr(*[word.replace("X", "later") for word in words], check=False)
+    assert refused.returncode != 0
+    assert "not supported for Spin containers yet" in refused.stderr or "not implemented" in refused.stderr
+    assert node.get("later").status == 200
+    node.remove("later")
+
+
+def test_events_in_order(node: Node, p2: str, events: EventLog) -> None:
+    """create, start, exit, delete, with one pid and the right code (item 24)."""
+    node.run("t24", p2)
+    node.ctr("tasks", "kill", "-s", "SIGKILL", "t24")
+    node.wait_status("t24", "STOPPED")
+    node.remove("t24")
+    assert events.wait_for(lambda seen: any(e.task == "default/t24" and e.letter == "D" for e in seen))
+    mine = [event for event in events.events if event.task == "default/t24"]
+    assert [event.letter for event in mine] == ["C", "S", "E", "D"]
+    exit_body = mine[2].body
+    assert (exit_body["id"], exit_body["container_id"], exit_body["exit_status"]) == ("t24", "t24", 137)
+
+
+def test_instant_death_keeps_the_order(node: Node, p2: str, events: EventLog) -> None:
+    """50 apps that are killed the moment they started: create, start, exit, delete each time (item 25)."""
+    names = [f"t25-{number}" for number in range(50)]
+    for name in names:
+        node.run(name, p2)
+        node.ctr("tasks", "rm", "--force", name, check=False)
+        node.ctr("containers", "rm", name)
+    assert events.wait_for(lambda seen: sum(e.letter == "D" for e in seen if "t25-" in e.task) == len(names))
+    for name in names:
+        word = "".join(event.letter for event in events.events if event.task == f"default/{name}")
+        assert word == "CSED", name
+
+
+def test_spin_artifact(node: Node, p2: str) -> None:
+    """An answer from the app's port (item 38)."""
+    node.run("t38", p2)
+    assert node.get("t38", "/").body == "hello from p2\n"
+    node.remove("t38")
+
+
+def test_unknown_options_are_used_or_ignored(node: Node, p2: str) -> None:
+    """A TOML with our keys and foreign ones, and one that is none (item 32)."""
+    node.run("t32", p2, options={"BinaryName": "runc", "Foo": "bar"})
+    assert "runc" in (node.bundle("t32") / "spinwheel.json").read_text()
+    node.remove("t32")
+    bad = node.containerd.base_dir / "bad.toml"
+    bad.write_text("= nonsense")
+    refused = node.run("t32b", p2, words=("--runtime-config-path", str(bad)), check=False)
+    assert refused.returncode != 0
+    assert "is not TOML" in refused.stderr
+    bad.unlink()
+    node.remove("t32b")
+
+
+def test_ctr_shim_reaches_us(node: Node, p2: str) -> None:
+    """`ctr shim state` finds the socket and is answered under both names (item 33)."""
+    node.run("t33", p2)
+    for version in ("2", "3"):
+        words = ["shim", "--id", "t33", "--shim-address", f"unix://{node.socket('t33')}"]
+        state = node.ctr(*words, "state", "--task-id", "t33", "--api-version", version)
+        assert '"status": 2' in state.stdout or "RUNNING" in state.stdout
+    node.remove("t33")
+
+
+def test_inspect_runtime(node: Node) -> None:
+    """Name, version and features are printed (item 5)."""
+    told = node.ctr("plugins", "inspect-runtime", "--runtime", RUNTIME).stdout
+    assert '"Name": "io.containerd.spin.v2"' in told
+    assert '"Version": "0.1.0"' in told
+
+
+def test_second_start_compiles_nothing(node: Node, p2: str) -> None:
+    """The compiler's runs are counted: none for an app that was started before."""
+    node.run("c1", p2)
+    before = node.compilations()
+    node.run("c2", p2)
+    assert node.compilations() == before
+    steps = subprocess.run(
+        [node.bin / "spinwheel", "timeline", "c2", "--state", node.containerd.base_dir / "state"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "code found in cache" in steps
+    node.remove("c1")
+    node.remove("c2")
