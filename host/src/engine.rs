@@ -269,6 +269,13 @@ mod tests {
     }
 
     #[test]
+    fn the_version_that_is_told_is_the_one_that_is_linked() {
+        let lock = include_str!("../../Cargo.lock");
+        let linked = format!("name = \"wasmtime\"\nversion = \"{WASMTIME_VERSION}\"");
+        assert!(lock.contains(&linked), "Cargo.lock has another wasmtime");
+    }
+
+    #[test]
     fn only_clear_words_override_the_probe() {
         assert_eq!(pooling_override(Some("0")), Some(false));
         assert_eq!(pooling_override(Some("1")), Some(true));

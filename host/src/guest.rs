@@ -74,13 +74,19 @@ impl Guest {
     pub async fn handle(&self, id: u64, request: Request) -> Result<Response, Failure> {
         let attempt = Attempt { slot: Arc::new(Slot { id, budget: OnceLock::new() }), open: true };
         let handled = self.handler.handle(Arc::clone(&attempt.slot), request);
-        match tokio::time::timeout(self.timeout, handled).await {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        let result = tokio::time::timeout_at(deadline, handled).await;
+        match result {
             Ok(Ok(response)) => Ok(attempt.answered(response)),
-            Ok(Err(cause)) => Err(self.explain(id, &cause)),
-            Err(_) => {
+            // Timers wait for a thread, too: the instance may have been stopped for it already.
+            _ if tokio::time::Instant::now() >= deadline => {
                 attempt.overdue();
                 Err(Failure::TimedOut)
             }
+            // The library drops the response channel of an instance that ended; that has its line.
+            Ok(Err(_)) if attempt.has_failed() => Err(Failure::Guest),
+            Ok(Err(cause)) => Err(self.explain(id, &cause)),
+            Err(_) => Err(Failure::TimedOut),
         }
     }
 
@@ -137,6 +143,10 @@ impl Attempt {
 
     fn overdue(mut self) {
         self.give_up(true);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.slot.budget.get().is_some_and(|budget| budget.has_failed())
     }
 
     fn give_up(&mut self, overdue: bool) {
@@ -296,7 +306,11 @@ impl WorkerState for Worker {
 
     fn drop(&self, store: Store<Host>, result: Result<(), wasmtime::Error>) {
         drop(store);
-        if let Err(cause) = result {
+        // An overdue instance has its line already, from the request that waited for it.
+        if let Err(cause) = result
+            && !self.budget.is_overdue()
+        {
+            self.budget.fail();
             let requests = join(&self.budget.waiting());
             let cause = format!("{cause:#}");
             log::error(

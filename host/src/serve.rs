@@ -24,6 +24,7 @@ const MAX_WORKERS: usize = 4;
 /// timers would wait more than half a second behind guests that spin.
 const EVENT_INTERVAL: u32 = 7;
 
+#[must_use]
 pub fn run(source: &PlanSource, mut steps: Steps) -> ExitCode {
     let plan = read(source).and_then(|plan| Ok((Ready::adopt(plan.ready_fd)?, plan)));
     let (ready, plan) = match plan {
@@ -33,7 +34,12 @@ pub fn run(source: &PlanSource, mut steps: Steps) -> ExitCode {
     steps.ended("plan");
     let head = HostPlanHead::of(&plan);
     match prepare(plan, &head, &mut steps) {
-        Ok((runtime, app, listener)) => serve(&runtime, app, listener, &head, ready, &steps),
+        Ok((runtime, app, listener)) => {
+            let code = runtime.block_on(serve(app, listener, &head, ready, &steps));
+            // Guests that outlived the grace time are not waited for.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => fail(ready, &error),
     }
 }
@@ -93,33 +99,28 @@ fn runtime() -> Result<Runtime, Error> {
         .map_err(|cause| Error::Internal(format!("no runtime: {cause}")))
 }
 
-fn serve(
-    runtime: &Runtime,
+async fn serve(
     app: App,
     listener: TcpListener,
     head: &HostPlanHead,
     ready: Ready,
     steps: &Steps,
 ) -> ExitCode {
-    let served = runtime.block_on(async {
-        let started = start(listener);
-        let (listener, local, signals) = match started {
-            Ok(parts) => parts,
-            Err(error) => return fail(ready, &error),
-        };
-        let banner = banner(&app, local);
-        let service = Arc::new(Service::new(app, local, head.limits.max_concurrency));
-        let shutdown = Shutdown::default();
-        tokio::spawn(signals.watch(shutdown.clone()));
-        ready.ready(local, steps);
-        announce(&banner);
-        server::run(listener, service, &shutdown).await;
-        if !shutdown.drained(head.limits.shutdown_grace()).await {
-            log::warn("the grace time is over; ending what is still in flight", &[]);
-        }
-        ExitCode::SUCCESS
-    });
-    served
+    let (listener, local, signals) = match start(listener) {
+        Ok(parts) => parts,
+        Err(error) => return fail(ready, &error),
+    };
+    let banner = banner(&app, local);
+    let service = Arc::new(Service::new(app, local, head.limits.max_concurrency));
+    let shutdown = Shutdown::default();
+    tokio::spawn(signals.watch(shutdown.clone()));
+    ready.ready(local, steps);
+    announce(&banner);
+    server::run(listener, service, &shutdown).await;
+    if !shutdown.drained(head.limits.shutdown_grace()).await {
+        log::warn("the grace time is over; ending what is still in flight", &[]);
+    }
+    ExitCode::SUCCESS
 }
 
 /// What must run inside the runtime before anyone is told that we are ready.
@@ -133,13 +134,12 @@ fn start(listener: TcpListener) -> Result<(tokio::net::TcpListener, SocketAddr, 
 
 /// What people see in the container's output (features.md S52).
 fn banner(app: &App, local: SocketAddr) -> String {
-    let mut banner = format!("Serving http://{local}\nAvailable Routes:\n");
-    for route in app.routes.iter() {
+    let routes = app.routes.iter().map(|route| {
         let wildcard = if route.is_wildcard() { " (wildcard)" } else { "" };
         let (component, prefix) = (&route.target.component, route.prefix());
-        banner += &format!("  {component}: http://{local}{prefix}{wildcard}\n");
-    }
-    banner
+        format!("  {component}: http://{local}{prefix}{wildcard}\n")
+    });
+    format!("Serving http://{local}\nAvailable Routes:\n{}", routes.collect::<String>())
 }
 
 fn announce(banner: &str) {

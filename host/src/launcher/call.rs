@@ -101,6 +101,6 @@ mod tests {
     #[test]
     fn the_key_is_sixteen_hex_digits_of_sha256() {
         // printf 'a\nb' | sha256sum
-        assert_eq!(key("a\nb"), "bcfed4d5d0ecc5d7");
+        assert_eq!(key("a\nb"), "7e18f737311b2dc3");
     }
 }

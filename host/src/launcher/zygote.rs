@@ -4,9 +4,10 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::answer::Answer;
 use crate::call::Call;
@@ -20,13 +21,7 @@ pub type Consumed = Option<Vec<u8>>;
 pub fn ask(call: &Call) -> Result<Answer, Consumed> {
     let stream = connect(call).ok_or(None)?;
     let stdin = if call.flags.reads_stdin() { read_stdin() } else { Ok(None) };
-    let (stdin, whole) = match stdin {
-        Ok(stdin) => (stdin, true),
-        Err(partial) => (Some(partial), false),
-    };
-    if !whole {
-        return Err(stdin);
-    }
+    let stdin = stdin.map_err(Some)?;
     let body = stdin.as_deref().unwrap_or_default();
     converse(call, &stream, body).ok_or(stdin)
 }
@@ -37,10 +32,19 @@ fn connect(call: &Call) -> Option<Timed> {
         return None;
     }
     let deadline = Instant::now() + call.deadline();
-    let stream = UnixStream::connect(call.socket()?).ok()?;
+    let stream = connect_within(&call.socket()?, call.deadline()).ok()?;
     let peer = sockopt::socket_peercred(&stream).ok()?;
     let trusted = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
     trusted.then_some(Timed { stream, deadline })
+}
+
+/// Connecting to a UNIX socket blocks while its queue is full, and std offers no limit for that.
+fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let socket =
+        net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit))?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// All of stdin, nothing if there is none to read; as an error what came before it failed or grew absurd.
