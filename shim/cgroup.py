@@ -83,10 +83,7 @@ def _stats_v1(folders: dict[str, Path]) -> cgroup1_pb2.Metrics:
 
 
 def _memory_v1(metrics: cgroup1_pb2.Metrics, folder: Path | None) -> None:
-    fields = {field.name for field in metrics.memory.DESCRIPTOR.fields}
-    for name, value in _table(folder, "memory.stat").items():
-        if name in fields:
-            setattr(metrics.memory, name, value)
+    _copy(_table(folder, "memory.stat"), metrics.memory)
     metrics.memory.usage.usage = _number(folder, "memory.usage_in_bytes")
     metrics.memory.usage.limit = _number(folder, "memory.limit_in_bytes")
     metrics.memory.usage.max = _number(folder, "memory.max_usage_in_bytes")
@@ -111,9 +108,10 @@ def _stats_v2(folder: Path) -> cgroup2_pb2.Metrics:
 
 
 def _copy(table: dict[str, int], message: Message) -> None:
-    fields = {field.name for field in message.DESCRIPTOR.fields}
+    """Sets the fields that carry the kernel's own names; `swap` of v1 names a message, not a number."""
+    numbers = {field.name for field in message.DESCRIPTOR.fields if field.message_type is None}
     for name, value in table.items():
-        if name in fields:
+        if name in numbers:
             setattr(message, name, value)
 
 

@@ -56,9 +56,7 @@ def shim_only(programs: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", params=["containerd"])
-def node(
-    request: pytest.FixtureRequest, programs: Path, shim_only: Path, hugetlb: None
-) -> Iterator[Node]:
+def node(request: pytest.FixtureRequest, programs: Path, shim_only: Path, hugetlb: None) -> Iterator[Node]:
     """A node whose zygote is up and whose images are there."""
     base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
     env = {
@@ -69,8 +67,10 @@ def node(
     bin_dir = containerd_folder(request.param)
     with PrivateContainerd(bin_dir, base_dir=base, env=env, path_prepend=[shim_only]) as containerd:
         made = Node(containerd, programs, base / "run")
-        made.run("warm-up", made.add_guest("hello-p2"))
-        made.remove("warm-up")
+        image = made.add_guest("hello-p2")
+        for binary in ("crun", "runc"):  # each makes its state folder the first time
+            made.run("warm-up", image, options={"BinaryName": binary})
+            made.remove("warm-up")
         yield made
         made.stop_zygotes()
     shutil.rmtree(base, ignore_errors=True)

@@ -69,9 +69,7 @@ def is_over(events: list[Event]) -> bool:
 
 
 @pytest.mark.parametrize("shape", Shape)
-def test_every_shape_imports_under_its_name(
-    daemon: PrivateContainerd, shape: Shape, tmp_path: Path
-) -> None:
+def test_every_shape_imports_under_its_name(daemon: PrivateContainerd, shape: Shape, tmp_path: Path) -> None:
     """`ctr images import` takes each shape; `ctr run` goes as far as wire.md says."""
     reference = f"test.local/{shape.name.lower()}:1"
     app = App([Component(no_handler(), files={"a.txt": b"a", "b.txt": b"b" * 200})])
@@ -83,9 +81,7 @@ def test_every_shape_imports_under_its_name(
 
 
 @needs_runc
-def test_a_whole_life_leaves_the_books_as_they_were(
-    daemon: PrivateContainerd, rootfs: Path
-) -> None:
+def test_a_whole_life_leaves_the_books_as_they_were(daemon: PrivateContainerd, rootfs: Path) -> None:
     """While a container runs, the ledgers show it; once it is deleted they are balanced."""
     ledger = Ledger(sources(Scope(daemon, cgroup_parents=["/default"])))
     before = ledger.snapshot()

@@ -48,7 +48,15 @@ def test_listing_never_waits(node: Node, p2: str) -> None:
     """`ctr tasks ls` is quick and never says UNKNOWN while a create is under way (item 7)."""
     node.run("t7", p2)
     creating = node.containerd.popen_ctr(
-        "run", "-d", "--net-host", "--runtime", RUNTIME, "--env=SPIN_HTTP_LISTEN_ADDR=127.0.0.1:0", p2, "t7b", "/"
+        "run",
+        "-d",
+        "--net-host",
+        "--runtime",
+        RUNTIME,
+        "--env=SPIN_HTTP_LISTEN_ADDR=127.0.0.1:0",
+        p2,
+        "t7b",
+        "/",
     )
     slowest = 0.0
     for _ in range(50):
@@ -123,6 +131,8 @@ def test_foreground_run_removes_itself(node: Node, p2: str) -> None:
     running = node.containerd.popen_ctr(*words, p2, "t1", "/")
     assert running.stdout is not None
     assert "Serving http://127.0.0.1:" in running.stdout.readline()
+    node.wait_status("t1", "RUNNING")
+    time.sleep(0.2)  # ctr forwards signals only once Start has answered, and does not say when
     running.send_signal(signal.SIGTERM)
     running.communicate(timeout=20)
     assert running.returncode == 0
@@ -147,7 +157,11 @@ def test_ps(node: Node, p2: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("tasks", "exec", "--exec-id", "e", "X", "/bin/true"), ("tasks", "pause", "X"), ("tasks", "checkpoint", "X")],
+    [
+        ("tasks", "exec", "--exec-id", "e", "X", "/bin/true"),
+        ("tasks", "pause", "X"),
+        ("tasks", "checkpoint", "X"),
+    ],
     ids=["exec", "pause", "checkpoint"],
 )
 def test_what_is_not_there_yet_says_so(node: Node, p2: str, words: tuple[str, ...]) -> None:

@@ -80,9 +80,7 @@ def _target_folder() -> Path:
 def _environment() -> dict[str, str]:
     flags = f"-L native={START_FILE.parent} -C link-self-contained=no -C link-arg={START_FILE}"
     # Flags of the caller's own would replace ours, not add to them.
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.endswith("RUSTFLAGS")
-    }
+    inherited = {name: value for name, value in os.environ.items() if not name.endswith("RUSTFLAGS")}
     return inherited | {
         "RUSTC": str(RUSTC),
         "RUSTC_BOOTSTRAP": "1",

@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -63,12 +63,17 @@ def parse(line: str) -> Event | None:
 
 
 def violations(events: Iterable[Event], alive: Collection[str] = ()) -> list[str]:
-    """Return one line per task whose events are wrong; tasks in *alive* may spell a beginning."""
-    by_task: dict[str, list[Event]] = defaultdict(list)
+    """Return one line per task whose events are wrong; tasks in *alive* may spell a beginning.
+
+    An id may be used again once its task was deleted: each such life has a word of its own.
+    """
+    lives: dict[tuple[str, int], list[Event]] = defaultdict(list)
+    ended: Counter[str] = Counter()
     for event in events:
         if event.letter:
-            by_task[event.task].append(event)
-    found = (_violation(task, of_task, task in alive) for task, of_task in by_task.items())
+            lives[event.task, ended[event.task]].append(event)
+            ended[event.task] += event.letter == "D"
+    found = (_violation(task, life, task in alive) for (task, _), life in lives.items())
     return [line for line in found if line]
 
 

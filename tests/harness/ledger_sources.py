@@ -20,9 +20,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 # Every program of ours or started by ours, by the beginning of its file name.
 PROGRAMS = ("containerd-shim", "spinwheel", "crun", "runc")
 SOCKET_FOLDERS = (Path("/run/containerd/s"),)
-STATE_FOLDERS = tuple(
-    map(Path, ("/run/crun", "/run/runc", "/run/spinwheel", "/run/containerd/fifo"))
-)
+STATE_FOLDERS = tuple(map(Path, ("/run/crun", "/run/runc", "/run/spinwheel", "/run/containerd/fifo")))
 # Below it stand folders of namespaces, which containerd makes and keeps, and in those the bundles.
 BUNDLES = "io.containerd.runtime.v2.task"
 LISTENING = "0A"

@@ -71,16 +71,21 @@ class Node:
         env: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
         words: tuple[str, ...] = (),
+        detach: bool = True,
         check: bool = True,
     ) -> CompletedProcess[str]:
-        """`ctr run -d` of *image* on the host's network, on a free loopback port."""
+        """`ctr run` of *image* on the host's network, on a free loopback port.
+
+        Not detached, ctr removes task and container itself, also when Start fails.
+        """
         settings = {LISTEN: "127.0.0.1:0", **(env or {})}
         flags = [f"--env={key}={value}" for key, value in settings.items()]
         self.log(task).unlink(missing_ok=True)
         flags += ["--log-uri", f"file://{self.log(task)}", *words]
         if options:
             flags += ["--runtime-config-path", str(self._options_file(task, options))]
-        return self.ctr("run", "-d", "--net-host", "--runtime", RUNTIME, *flags, image, task, "/", check=check)
+        flags.append("--detach" if detach else "--rm")
+        return self.ctr("run", "--net-host", "--runtime", RUNTIME, *flags, image, task, "/", check=check)
 
     def _options_file(self, task: str, options: Mapping[str, str]) -> Path:
         path = self.containerd.base_dir / f"{task}.toml"

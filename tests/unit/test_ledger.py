@@ -7,9 +7,7 @@ import pytest
 from tests.harness.events import Event, parse, violations
 from tests.harness.ledger import Difference, Ledger, describe, diff
 
-LINE = (
-    '2026-11-23 20:30:00.123456789 +0000 UTC default /tasks/start {"container_id":"one","pid":42}'
-)
+LINE = '2026-11-23 20:30:00.123456789 +0000 UTC default /tasks/start {"container_id":"one","pid":42}'
 
 
 def event(topic: str, **body: object) -> Event:
