@@ -1,0 +1,104 @@
+"""containerd goes away and comes back: the same pids, no failed request, no lost event.
+
+On a node of its own: the session's event log would end with the daemon.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.containerd import PrivateContainerd
+from tests.harness.events import EventLog, violations
+from tests.harness.node import Node
+from tests.harness.tools import containerd_folder
+
+
+@pytest.fixture(params=["containerd", "next"])
+def own_node(request: pytest.FixtureRequest, programs: Path, shim_only: Path) -> Iterator[Node]:
+    """A node whose containerd may be restarted; `next` is 2.4, which sends BootstrapParams."""
+    base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    env = {
+        "SPINWHEEL_RUN_DIR": str(base / "run"),
+        "SPINWHEEL_CACHE_DIR": str(base / "cache"),
+        "SPINWHEEL_HOST": str(programs / "spinwheel-host"),
+    }
+    folder = containerd_folder(request.param)
+    with PrivateContainerd(folder, base_dir=base, env=env, path_prepend=[shim_only]) as containerd:
+        made = Node(containerd, programs, base / "run")
+        yield made
+        made.stop_zygotes()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+class Load:
+    """Requests one after the other until told to stop; counts those that failed."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.done = self.failed = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310  # http to loopback
+                    answer.read()
+                self.done += 1
+            except OSError:
+                self.failed += 1
+            time.sleep(0.002)
+
+    def stop(self) -> tuple[int, int]:
+        """Ends the load; returns (answered, failed)."""
+        self._stop.set()
+        self._thread.join()
+        return self.done, self.failed
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_tasks_live_through_a_restart(own_node: Node, how: signal.Signals) -> None:
+    """Same pid, requests answered throughout, kill works after, exit told once (items 29, 30)."""
+    node = own_node
+    image = node.add_guest("hello-p2")
+    for name in ("lives", "dies"):
+        node.run(name, image)
+    pid, dying = node.pid("lives"), node.pid("dies")
+    load = Load(node.url("lives"))
+    node.containerd.restart(how, down=0.5)
+    assert node.pid("lives") == pid
+    os.kill(dying, signal.SIGKILL)
+    node.wait_status("dies", "STOPPED")
+    answered, failed = load.stop()
+    assert failed == 0
+    assert answered > 20
+    for name in ("lives", "dies"):
+        node.remove(name)
+
+
+def test_events_wait_for_containerd(own_node: Node) -> None:
+    """A task that dies while containerd is away: its exit is told afterwards, in order, once."""
+    node = own_node
+    node.run("gap", node.add_guest("hello-p2"))
+    pid = node.pid("gap")
+    killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    node.containerd.restart(signal.SIGTERM, down=1.0)
+    with EventLog(node.containerd) as log:
+        node.wait_status("gap", "STOPPED")
+        removed = node.ctr("tasks", "rm", "gap", check=False)
+        assert "137" in removed.stdout + removed.stderr
+        assert log.wait_for(lambda seen: any(e.letter == "D" for e in seen))
+        late = [e.letter for e in log.events if e.task == "default/gap"]
+    assert late in (["E", "D"], ["D"]), "the exit came before or after the log could listen, but once"
+    assert violations([], alive=()) == []
+    node.ctr("containers", "rm", "gap")
