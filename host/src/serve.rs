@@ -73,8 +73,7 @@ fn prepare(
     head: &HostPlanHead,
     steps: &mut Steps,
 ) -> Result<(Runtime, App, TcpListener), Error> {
-    // Room for as many instances again that have answered and still clean up.
-    let engine = engine::server(head.limits.max_concurrency.saturating_mul(2))?;
+    let engine = engine::server(head.limits.max_concurrency)?;
     engine::start_ticking(&engine)?;
     steps.ended("engine");
     let loaded = app::load(&engine, plan.components)?;
