@@ -1,7 +1,7 @@
 //! A plan turned into something that can be asked: components loaded and linked, routes to them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,17 +29,44 @@ pub struct App {
     pub info: String,
 }
 
+/// A component and, if its code comes on a descriptor, that descriptor.
+pub struct Adopted {
+    plan: plan::Component,
+    code: Option<OwnedFd>,
+}
+
+/// Takes over every descriptor that the plan names. Must come before this process opens files of its
+/// own, or a number that the plan has wrong could be one of those.
+pub fn adopt(components: Vec<plan::Component>) -> Result<Vec<Adopted>, Error> {
+    components
+        .into_iter()
+        .map(|plan| {
+            let code = match plan.aot {
+                Artifact::Fd(number) => Some(fd::adopt(number).map_err(|cause| {
+                    Error::Component(format!(
+                        "component {}: descriptor {number} was to hold its code and cannot be taken \
+                         over: {cause}; hand it over open",
+                        plan.id
+                    ))
+                })?),
+                Artifact::Path(_) => None,
+            };
+            Ok(Adopted { plan, code })
+        })
+        .collect()
+}
+
 /// A component whose code is mapped but not linked.
 pub struct Loaded {
     plan: plan::Component,
     code: Code,
 }
 
-pub fn load(engine: &Engine, components: Vec<plan::Component>) -> Result<Vec<Loaded>, Error> {
+pub fn load(engine: &Engine, components: Vec<Adopted>) -> Result<Vec<Loaded>, Error> {
     components
         .into_iter()
-        .map(|plan| {
-            let code = map_code(engine, &plan.aot).map_err(|cause| {
+        .map(|Adopted { plan, code }| {
+            let code = map_code(engine, &plan.aot, code.as_ref()).map_err(|cause| {
                 Error::Component(format!("component {} ({}): {cause}", plan.id, plan.digest))
             })?;
             Ok(Loaded { plan, code })
@@ -47,22 +74,17 @@ pub fn load(engine: &Engine, components: Vec<plan::Component>) -> Result<Vec<Loa
         .collect()
 }
 
-fn map_code(engine: &Engine, artifact: &Artifact) -> Result<Code, Error> {
-    match artifact {
-        Artifact::Path(path) => aot::load(engine, path),
-        Artifact::Fd(number) => {
-            let file = fd::adopt(*number).map(File::from).map_err(|cause| {
-                Error::Component(format!(
-                    "descriptor {number} was to hold its code and cannot be taken over: {cause}; hand \
-                     it over open"
-                ))
-            })?;
-            let path = PathBuf::from(format!("/proc/self/fd/{number}"));
+/// Maps from the descriptor if there is one; the mapping stays when the descriptor goes.
+fn map_code(engine: &Engine, artifact: &Artifact, fd: Option<&OwnedFd>) -> Result<Code, Error> {
+    match (artifact, fd) {
+        (Artifact::Path(path), _) => aot::load(engine, path),
+        (Artifact::Fd(number), None) => {
+            Err(Error::Internal(format!("descriptor {number} was not taken over")))
+        }
+        (Artifact::Fd(_), Some(fd)) => {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
             require_proc(&path)?;
-            let code = aot::load(engine, &path);
-            // The mapping stays when the descriptor goes.
-            drop(file);
-            code
+            aot::load(engine, &path)
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,10 @@ use wasmtime_wasi_http::{p2, p3};
 use crate::budget::{Budget, Verdict};
 use crate::host::{Host, Template};
 use crate::log;
+
+/// How long a request waits for a place in the instance pool, and how often it looks.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+const ROOM_RETRY: Duration = Duration::from_millis(2);
 
 /// How many requests an instance takes, one after another and at a time.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +77,8 @@ impl Guest {
 
     pub async fn handle(&self, id: u64, request: Request) -> Result<Response, Failure> {
         let attempt = Attempt { slot: Arc::new(Slot { id, budget: OnceLock::new() }), open: true };
-        let handled = self.handler.handle(Arc::clone(&attempt.slot), request);
         let deadline = tokio::time::Instant::now() + self.timeout;
+        let handled = self.handle_when_there_is_room(&attempt.slot, request);
         let result = tokio::time::timeout_at(deadline, handled).await;
         match result {
             Ok(Ok(response)) => Ok(attempt.answered(response)),
@@ -90,6 +94,25 @@ impl Guest {
         }
     }
 
+    /// The pool has one place per permitted request, and an instance gives its place back a little
+    /// after its request has ended: the next one may have to wait that little.
+    async fn handle_when_there_is_room(
+        &self,
+        slot: &Arc<Slot>,
+        mut request: Request,
+    ) -> wasmtime::Result<Response> {
+        let patience = Instant::now() + ROOM_PATIENCE;
+        loop {
+            match self.handler.handle(Arc::clone(slot), request).await {
+                Err(cause) if is_full(&cause) && Instant::now() < patience => {
+                    request = take_back(cause)?;
+                    tokio::time::sleep(ROOM_RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Turns the library's error into what the client gets, and says the rest to the operator, once:
     /// what ends an instance is logged where the instance ends.
     fn explain(&self, id: u64, cause: &wasmtime::Error) -> Failure {
@@ -99,25 +122,38 @@ impl Guest {
         if cause.is::<ExpirationError>() {
             return Failure::TimedOut;
         }
-        let component = &self.handler.state().template.component;
-        if let Some(failed) = cause.downcast_ref::<InstantiationError<Arc<Slot>>>() {
-            if failed.error.is::<wasmtime::PoolConcurrencyLimitError>() {
-                return Failure::Busy;
-            }
-            let cause = format!("{:#}", failed.error);
-            log::error(
-                "no instance of the component",
-                &[("component", component), ("request", &id), ("cause", &cause)],
-            );
-        } else {
-            let cause = format!("{cause:#}");
-            log::error(
-                "the component gave no response",
-                &[("component", component), ("request", &id), ("cause", &cause)],
-            );
+        if is_full(cause) {
+            return Failure::Busy;
         }
+        let component = &self.handler.state().template.component;
+        let (message, cause) = match cause.downcast_ref::<NoInstance>() {
+            Some(failed) => ("the component could not be instantiated", reason(&failed.error)),
+            None => ("the component gave no response", reason(cause)),
+        };
+        log::error(message, &[("component", component), ("request", &id), ("cause", &cause)]);
         Failure::Guest
     }
+}
+
+type NoInstance = InstantiationError<Arc<Slot>>;
+
+fn is_full(cause: &wasmtime::Error) -> bool {
+    cause
+        .downcast_ref::<NoInstance>()
+        .is_some_and(|failed| failed.error.is::<wasmtime::PoolConcurrencyLimitError>())
+}
+
+/// The request that an instance that could not be made did not consume.
+fn take_back(cause: wasmtime::Error) -> wasmtime::Result<Request> {
+    let failed = cause.downcast::<NoInstance>()?;
+    Ok(failed.request.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What went wrong first, then where: traps carry a backtrace that is longer than anyone reads.
+fn reason(cause: &wasmtime::Error) -> String {
+    let root = cause.root_cause().to_string();
+    let whole = cause.to_string();
+    if root == whole { root } else { format!("{root}: {whole}") }
 }
 
 /// Where a request and the instance that took it find each other: which one takes it is only known
@@ -312,7 +348,7 @@ impl WorkerState for Worker {
         {
             self.budget.fail();
             let requests = join(&self.budget.waiting());
-            let cause = format!("{cause:#}");
+            let cause = reason(&cause);
             log::error(
                 "an instance of the component ended",
                 &[("component", &self.component), ("request", &requests), ("cause", &cause)],

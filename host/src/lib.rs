@@ -7,6 +7,7 @@
 
 pub mod aot;
 pub mod app;
+pub mod body;
 pub mod budget;
 pub mod capability;
 pub mod cli;

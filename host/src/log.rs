@@ -27,6 +27,15 @@ pub fn error(message: &str, fields: &[Field<'_>]) {
     emit(Level::Error, message, fields);
 }
 
+/// Makes a panic, which ends one request and not the server, a record like any other.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let why = panic.payload_as_str().unwrap_or("-");
+        error("the host panicked", &[("at", &place), ("cause", &why)]);
+    }));
+}
+
 fn emit(level: Level, message: &str, fields: &[Field<'_>]) {
     let line = render(level, message, fields);
     // Nobody is left to tell when stderr itself is gone.

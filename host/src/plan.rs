@@ -161,17 +161,31 @@ impl HostPlan {
 
     /// `fd.rs` relies on this: no number may be adopted twice.
     fn check_descriptors(&self) -> Result<(), Error> {
-        let aot = self.components.iter().filter_map(|c| match c.aot {
-            Artifact::Fd(fd) => Some(fd),
-            Artifact::Path(_) => None,
-        });
         let mut seen = BTreeSet::new();
-        for fd in aot.chain(self.ready_fd) {
+        for fd in self.descriptors() {
             if !seen.insert(fd) {
                 return Err(Error::Plan(format!(
                     "descriptor {fd} is named twice in the plan; hand over one for each use"
                 )));
             }
+        }
+        Ok(())
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let aot = self.components.iter().filter_map(|c| match c.aot {
+            Artifact::Fd(fd) => Some(fd),
+            Artifact::Path(_) => None,
+        });
+        aot.chain(self.ready_fd)
+    }
+
+    /// The descriptor that the plan itself came on is used up, and must not be named in it.
+    pub fn refuse_descriptor(&self, used: RawFd) -> Result<(), Error> {
+        if self.descriptors().any(|fd| fd == used) {
+            return Err(Error::Plan(format!(
+                "descriptor {used} brings the plan and is named in it; hand over one for each use"
+            )));
         }
         Ok(())
     }
@@ -283,6 +297,10 @@ mod tests {
         let mut value = golden();
         value["ready_fd"] = json!(5);
         assert!(refusal(&value).contains("descriptor 5"));
+
+        let plan = parse(&golden()).unwrap();
+        assert!(plan.refuse_descriptor(3).is_ok());
+        assert!(plan.refuse_descriptor(5).is_err());
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::app::{self, App, HostPlanHead};
+use crate::app::{self, Adopted, App, HostPlanHead};
 use crate::cli::PlanSource;
 use crate::control::{Ready, Steps};
 use crate::error::Error;
-use crate::plan::{self, HostPlan};
+use crate::plan::{self, HostPlan, Trigger};
 use crate::request::Service;
 use crate::shutdown::{Shutdown, Signals};
 use crate::{engine, fd, log, server};
@@ -26,6 +26,7 @@ const EVENT_INTERVAL: u32 = 7;
 
 #[must_use]
 pub fn run(source: &PlanSource, mut steps: Steps) -> ExitCode {
+    log::catch_panics();
     let plan = read(source).and_then(|plan| Ok((Ready::adopt(plan.ready_fd)?, plan)));
     let (ready, plan) = match plan {
         Ok(parts) => parts,
@@ -33,7 +34,10 @@ pub fn run(source: &PlanSource, mut steps: Steps) -> ExitCode {
     };
     steps.ended("plan");
     let head = HostPlanHead::of(&plan);
-    match prepare(plan, &head, &mut steps) {
+    let prepared = app::adopt(plan.components).and_then(|components| {
+        prepare(components, &plan.triggers, &plan.listen, &head, &mut steps)
+    });
+    match prepared {
         Ok((runtime, app, listener)) => {
             let code = runtime.block_on(serve(app, listener, &head, ready, &steps));
             // Guests that outlived the grace time are not waited for.
@@ -64,25 +68,31 @@ fn read(source: &PlanSource) -> Result<HostPlan, Error> {
     if json.len() as u64 > plan::MAX_BYTES {
         return Err(Error::Plan(format!("the plan has more than {} bytes", plan::MAX_BYTES)));
     }
-    HostPlan::parse(&json)
+    let plan = HostPlan::parse(&json)?;
+    match source {
+        PlanSource::Descriptor(number) => plan.refuse_descriptor(*number)?,
+        PlanSource::Path(_) => {}
+    }
+    Ok(plan)
 }
 
 /// Everything that can fail, in the order in which it is reported.
 fn prepare(
-    plan: HostPlan,
+    components: Vec<Adopted>,
+    triggers: &[Trigger],
+    listen: &str,
     head: &HostPlanHead,
     steps: &mut Steps,
 ) -> Result<(Runtime, App, TcpListener), Error> {
-    // Room for as many instances again that have answered and still clean up.
-    let engine = engine::server(head.limits.max_concurrency.saturating_mul(2))?;
+    let engine = engine::server(head.limits.max_concurrency)?;
     engine::start_ticking(&engine)?;
     steps.ended("engine");
-    let loaded = app::load(&engine, plan.components)?;
+    let loaded = app::load(&engine, components)?;
     steps.ended("components");
-    let app = app::link(&engine, head, loaded, &plan.triggers)?;
+    let app = app::link(&engine, head, loaded, triggers)?;
     steps.ended("linked");
     let runtime = runtime()?;
-    let listener = server::bind(&plan.listen)?;
+    let listener = server::bind(listen)?;
     steps.ended("bound");
     Ok((runtime, app, listener))
 }

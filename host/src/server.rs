@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -26,6 +27,8 @@ const MAX_CONNECTIONS: usize = 1024;
 const BACKLOG: i32 = 1024;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long sent bytes may wait for the client to take them.
+const STALL_MILLIS: u32 = 30_000;
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 
@@ -55,7 +58,6 @@ pub fn bind(listen: &str) -> Result<std::net::TcpListener, Error> {
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -136,6 +138,8 @@ async fn connection(
 ) {
     // Guests write small pieces of a body one by one; waiting to fill a packet costs them 40 ms each.
     _ = stream.set_nodelay(true);
+    // A client that does not read its answer holds a permit; the kernel ends that, and only that.
+    _ = sockopt::set_tcp_user_timeout(&stream, STALL_MILLIS);
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
         async move { Ok::<_, Infallible>(service.answer(request, client).await) }
