@@ -70,7 +70,7 @@ def show(node: Node) -> None:
 def main() -> int:
     """Run the demo; the exit code is 0 when both starts answered."""
     programs = Path(sys.prefix) / "bin"
-    base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))  # noqa: S108  # mkdtemp makes it, 0700
+    base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))  # mkdtemp makes it, 0700
     (base / "bin").mkdir()
     (base / "bin" / "containerd-shim-spin-v2").symlink_to(programs / "containerd-shim-spin-v2")
     env = {"SPINWHEEL_RUN_DIR": str(base / "run"), "SPINWHEEL_CACHE_DIR": str(base / "cache")}

@@ -62,16 +62,18 @@ class Client(asyncio.Protocol):
     ) -> bytes:
         """The answer's payload; `seconds` is its deadline, which goes over the wire too.
 
-        Raises the ShimError of the answer's status, Unavailable when the connection ends, TimeoutError.
+        Raises the ShimError of the answer's status, Unavailable when the connection ends, TimeoutError, and
+        ResourceExhausted for a call too large to send.
         """
         if self._transport is None or self._transport.is_closing():
             message = "ttrpc: closed"
             raise Unavailable(message)
-        stream_id, self._next_id = self._next_id, self._next_id + 2
-        waiter = asyncio.get_running_loop().create_future()
-        self._pending[stream_id] = waiter
+        stream_id = self._next_id
         request = make_request(service, method, payload, int((seconds or 0) * 1e9), metadata)
         self._transport.write(encode_request(stream_id, request))
+        self._next_id += 2
+        waiter = asyncio.get_running_loop().create_future()
+        self._pending[stream_id] = waiter
         try:
             async with asyncio.timeout(seconds):
                 frame = await waiter

@@ -12,7 +12,7 @@ from enum import IntEnum, IntFlag
 
 from google.protobuf.message import DecodeError
 
-from shim.errors import Code, InvalidArgument
+from shim.errors import Code, InvalidArgument, ResourceExhausted
 from shim.pb.request_pb2 import KeyValue, Request, Response
 
 HEADER = struct.Struct(">IIBB")
@@ -102,10 +102,10 @@ class FrameReader:
 
 
 def encode_frame(stream_id: int, kind: MessageType, payload: bytes, flags: Flags = Flags.NONE) -> bytes:
-    """The bytes of one frame; raises ValueError above MAX_PAYLOAD, which callers check before."""
+    """The bytes of one frame; raises ResourceExhausted above MAX_PAYLOAD."""
     if len(payload) > MAX_PAYLOAD:
         message = f"payload of {len(payload)} bytes is above the limit of {MAX_PAYLOAD}"
-        raise ValueError(message)
+        raise ResourceExhausted(message)
     return HEADER.pack(len(payload), stream_id, kind, flags) + payload
 
 

@@ -88,7 +88,7 @@ def asked_by_ctr(bin_dir: Path, folder: Path, *words: str) -> bytes:
 
         thread = threading.Thread(target=record)
         thread.start()
-        argv = [bin_dir / "ctr", "shim", "--id", "t1", "--shim-address", f"unix://{path}", *words]
+        argv = [str(bin_dir / "ctr"), "shim", "--id", "t1", "--shim-address", f"unix://{path}", *words]
         subprocess.run(argv, check=False, capture_output=True)
         thread.join()
     path.unlink()

@@ -27,7 +27,7 @@ HUGETLB = Path("/sys/fs/cgroup/hugetlb")
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """The folder of our programs: of the environment that runs the tests, unless SPINWHEEL_BIN names another."""
+    """The folder of our programs: that of the tests' own environment, unless SPINWHEEL_BIN names another."""
     folder = Path(os.environ.get("SPINWHEEL_BIN") or Path(sys.prefix) / "bin")
     for name in ("containerd-shim-spin-v2", "spinwheel-host", "spinwheel-shim"):
         assert (folder / name).exists(), f"wanted {name} in {folder}; run ./install.sh test"

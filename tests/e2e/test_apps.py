@@ -53,7 +53,7 @@ def test_static_files(node: Node, guest: str, shape: Shape) -> None:
 
 @pytest.mark.parametrize("shape", [Shape.APP_AS_CONFIG, Shape.WKG, Shape.INDEX])
 def test_other_shapes_are_readable(node: Node, shape: Shape) -> None:
-    """`ctr run` refuses B, C and H before it asks us (wire.md 5.3); our reader takes them from the same store."""
+    """`ctr run` refuses B, C and H before it asks us (wire.md 5.3); our reader takes them all the same."""
     from shim.image.artifact import resolve  # noqa: PLC0415  # the code under test, without ctr in front
     from shim.image.containerd import Containerd  # noqa: PLC0415
 

@@ -64,7 +64,7 @@ def test_port_in_use(node: Node, p2: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         said = refused(node, p2, env={LISTEN: address})
     assert address in said
     assert "in use" in said.lower()

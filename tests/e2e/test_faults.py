@@ -1,4 +1,4 @@
-"""What breaks: a killed pod server, a restarted containerd, events while it is away, slow and parallel calls."""
+"""What breaks: a killed pod server or guest, callers that leave, slow and parallel calls."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_killed_pod_server(node: Node, p2: str, events: EventLog) -> None:
-    """containerd tells exit 137 and delete; processes, mounts and bundle are gone (item 26)."""
+    """Containerd tells exit 137 and delete; processes, mounts and bundle are gone (item 26)."""
     node.run("t26", p2)
     guest = node.pid("t26")
     os.kill(node.server_pid("t26"), signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_200_waits_are_all_answered(node: Node, p2: str) -> None:
 
 
 def test_unknown_ids(node: Node, p2: str) -> None:
-    """State is NotFound, Connect answers our pid and 0, Shutdown with a task left is ignored (wire.md 6.1)."""
+    """State: NotFound; Connect: our pid and 0; Shutdown with a task left: ignored (wire.md 6.1)."""
     node.run("known", p2)
     server = node.server_pid("known")
 

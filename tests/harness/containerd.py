@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 # UNIX socket paths end at 107 bytes, and shims put theirs below ours.
-SHORT_BASE = "/tmp"  # noqa: S108 - mkdtemp makes the folder, 0700
+SHORT_BASE = "/tmp"
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 CTR_SECONDS = 120.0
@@ -78,7 +78,7 @@ class PrivateContainerd:
 
     """
 
-    def __init__(  # noqa: PLR0913 - one daemon, and each of these is set by some test
+    def __init__(
         self,
         bin_dir: Path,
         base_dir: Path | None = None,

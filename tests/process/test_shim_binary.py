@@ -1,7 +1,7 @@
-"""`start`, `delete`, `-v` and `-info` as containerd runs them, over the launcher, the zygote and the plain path.
+"""`start`, `delete`, `-v` and `-info` as containerd runs them: by launcher, zygote and plain path.
 
-Items 2, 3, 4 and 28 of wire.md section 6, and the purity of faults.md F11. No containerd is needed: `start`
-asks nothing of it.
+Items 2, 3, 4 and 28 of wire.md section 6, and the purity of faults.md F11. No containerd is needed:
+`start` asks nothing of it.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Shim:
     ) -> subprocess.CompletedProcess[bytes]:
         """Runs the binary as containerd does, cwd in the bundle."""
         flags = ["-namespace", "default", "-address", str(self.address), "-publish-binary", "/bin/true"]
-        argv = [self.program, *flags, "-id", bundle.name, *words, action]
+        argv = [str(self.program), *flags, "-id", bundle.name, *words, action]
         return subprocess.run(
             argv, cwd=bundle, env={**self.env, **(env or {})}, input=stdin, capture_output=True, timeout=20
         )
@@ -234,7 +234,7 @@ def test_delete_clears_strays_below_rootfs(shim: Shim) -> None:
     ids=["warnings", "locale", "verbose", "large"],
 )
 def test_answers_stay_pure_in_any_environment(shim: Shim, env: dict[str, str]) -> None:
-    """stdout is the message and stderr is empty, whatever containerd's environment holds (faults.md F11)."""
+    """Stdout is the message and stderr is empty, whatever containerd's environment holds (faults.md F11)."""
     bundle = shim.bundle("e1")
     done = shim.call("start", bundle, env=env)
     assert (done.stdout.decode(), done.stderr) == (expected_address(shim, "e1"), b"")

@@ -250,7 +250,7 @@ def test_a_peer_that_does_not_read_is_cut_off(path: Path, monkeypatch: pytest.Mo
 
     async def scenario() -> None:
         async with serving(path):
-            reader, writer = await asyncio.open_unix_connection(str(path), limit=1 << 16)
+            _, writer = await asyncio.open_unix_connection(str(path), limit=1 << 16)
             call = wire.make_request("test.Echo", "Echo", b"x" * 500_000)
             with pytest.raises(ConnectionError):
                 for stream in range(1, 100, 2):

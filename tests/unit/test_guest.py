@@ -56,15 +56,6 @@ def test_bad_templates(text: str, words: str) -> None:
         variables.component_values(component, {"a": "x"})
 
 
-def shape(value: Any) -> Any:
-    """The field names of a document, at every depth."""
-    if isinstance(value, dict):
-        return {key: shape(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [shape(child) for child in value[:1]]
-    return None
-
-
 def built_plan() -> dict[str, Any]:
     """A plan with every field in use."""
     component = Component("hello", digest_of(b"w"), env=(("K", "V"),))
@@ -80,10 +71,6 @@ def test_the_plan_has_the_fields_of_the_golden_file() -> None:
     """The same file is read by the Rust side's test: neither side can drift alone."""
     golden = json.loads(GOLDEN.read_text())
     ours = built_plan()
-    for document in (golden, ours):
-        for component in document["components"]:
-            component["variables"] = {}
-            component["aot"] = sorted(component["aot"])[:0]
     assert ours.keys() == golden.keys()
     for key in ("app", "limits"):
         assert ours[key].keys() == golden[key].keys()

@@ -1,6 +1,7 @@
 """Manifests, locked apps and artefacts: what is taken, what is refused, and by which words."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,7 +223,7 @@ def test_content_that_is_not_what_it_names() -> None:
             read_verified(blobs, blob, 100)
 
 
-def test_a_copy_is_verified_too(tmp_path: Any) -> None:
+def test_a_copy_is_verified_too(tmp_path: Path) -> None:
     """Large blobs are hashed on their way to disk."""
     blobs = MemoryBlobs({digest_of(b"good"): b"evil"})
     with (tmp_path / "out").open("wb") as out, pytest.raises(BadArtifact, match="is not what it names"):

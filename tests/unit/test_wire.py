@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.errors import Code, InvalidArgument
+from shim.errors import Code, InvalidArgument, ResourceExhausted
 from shim.pb.request_pb2 import Response
 from shim.pb.shim_pb2 import StateRequest
 from shim.ttrpc import wire
@@ -127,7 +127,7 @@ def test_an_answer_above_the_limit_becomes_an_error() -> None:
 
 def test_a_frame_above_the_limit_is_refused_here() -> None:
     """Nothing oversized leaves by accident."""
-    with pytest.raises(ValueError, match="above the limit"):
+    with pytest.raises(ResourceExhausted, match="above the limit"):
         wire.encode_frame(1, wire.MessageType.REQUEST, b"x" * (wire.MAX_PAYLOAD + 1))
 
 
