@@ -10,6 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component as Code;
 
 use crate::capability::variables::Variables;
+use crate::epoch::Clock;
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::host::{self, Template};
@@ -102,6 +103,7 @@ fn require_proc(path: &Path) -> Result<(), Error> {
 
 pub fn link(
     engine: &Engine,
+    clock: &Arc<Clock>,
     plan: &HostPlanHead,
     loaded: Vec<Loaded>,
     triggers: &[Trigger],
@@ -118,7 +120,7 @@ pub fn link(
         let id: Arc<str> = component.id.as_str().into();
         let pre = host::link(&linker, &code).map_err(|cause| failed(&id, cause))?;
         let template = template(&id, component, &plan.limits);
-        let guest = Guest::new(template, pre, plan.limits.request_timeout())
+        let guest = Guest::new(template, pre, Arc::clone(clock), plan.limits.request_timeout())
             .map_err(|cause| failed(&id, cause))?;
         guests.insert(id, guest);
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::TICK;
+use crate::epoch::TICK;
 
 /// How much later than the request itself its instance is stopped, so that a 504 is always first.
 const SLACK: Duration = Duration::from_millis(20);

@@ -6,7 +6,6 @@
 
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmtime::{
@@ -19,9 +18,6 @@ use crate::log;
 
 /// Raised when the same wasmtime and the same `Config` would still make files that must not mix.
 const FORMAT_VERSION: u32 = 1;
-
-/// How often a running guest has to look up. Ten requests that spin share a core fairly within 100 ms.
-pub const TICK: Duration = Duration::from_millis(10);
 
 /// For `--version`; a test compares it with what is linked.
 pub const WASMTIME_VERSION: &str = "48.0.8";
@@ -162,10 +158,11 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
     pool.total_component_instances(instances)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
-        // Two each on average: an adapter or a second language brings its own.
-        .total_memories(instances.saturating_mul(2))
+        // Two each on average: an adapter or a second language brings its own. Even a pool of one must
+        // hold the largest component.
+        .total_memories(instances.saturating_mul(2).max(MEMORIES_PER_COMPONENT))
         .max_memories_per_component(MEMORIES_PER_COMPONENT)
-        .total_tables(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(2).max(TABLES_PER_COMPONENT))
         .max_tables_per_component(TABLES_PER_COMPONENT)
         .table_elements(TABLE_ELEMENTS)
         .total_stacks(instances)
@@ -211,25 +208,6 @@ impl Hasher for ByteHasher {
     }
 }
 
-/// Starts the thread that makes every running guest look up once per [`TICK`].
-///
-/// A thread of its own and no task: an async runtime that is busy with guests would not run it.
-pub fn start_ticking(engine: &Engine) -> Result<(), Error> {
-    let engine = engine.weak();
-    std::thread::Builder::new()
-        .name("epoch".into())
-        .stack_size(64 << 10)
-        .spawn(move || {
-            while let Some(engine) = engine.upgrade() {
-                engine.increment_epoch();
-                drop(engine);
-                std::thread::sleep(TICK);
-            }
-        })
-        .map(drop)
-        .map_err(|cause| Error::Internal(format!("no thread for the epoch clock: {cause}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +245,13 @@ mod tests {
             let engine = build_server(allocation).unwrap();
             assert!(crate::aot::load(&engine, &path).is_ok(), "{allocation:?}");
         }
+    }
+
+    #[test]
+    fn a_pool_of_one_holds_the_largest_component() {
+        let pool = pool(1);
+        assert_eq!(pool.get_total_memories(), MEMORIES_PER_COMPONENT);
+        assert_eq!(pool.get_total_tables(), TABLES_PER_COMPONENT);
     }
 
     #[test]

@@ -23,11 +23,13 @@ use wasmtime_wasi_http::{Error as HttpError, WasiBody, WasiHttpView};
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::budget::{Budget, Verdict};
+use crate::epoch::Clock;
 use crate::host::{Host, Template};
 use crate::log;
 
-/// How long a request waits for a place in the instance pool, and how often it looks.
-const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request waits for a place in the instance pool, and how often it looks. Longer than idle
+/// instances of another component may hold theirs.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 const ROOM_RETRY: Duration = Duration::from_millis(2);
 
 /// How many requests an instance takes, one after another and at a time.
@@ -64,6 +66,7 @@ impl Guest {
     pub fn new(
         template: Template,
         pre: InstancePre<Host>,
+        clock: Arc<Clock>,
         timeout: Duration,
     ) -> wasmtime::Result<Self> {
         let engine = pre.engine().clone();
@@ -71,7 +74,7 @@ impl Guest {
             Ok(service) => (ProxyPre::P3(service), REUSE_P3),
             Err(_) => (ProxyPre::P2(p2::bindings::ProxyPre::new(pre)?), REUSE_P2),
         };
-        let policy = Policy { template, pre, engine, reuse, timeout };
+        let policy = Policy { template, pre, engine, clock, reuse, timeout };
         Ok(Self { handler: ProxyHandler::new(policy), timeout })
     }
 
@@ -237,6 +240,7 @@ struct Policy {
     template: Template,
     pre: ProxyPre<Host>,
     engine: Engine,
+    clock: Arc<Clock>,
     reuse: Reuse,
     timeout: Duration,
 }
@@ -248,7 +252,7 @@ impl HandlerState for Policy {
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<Host, Expiration, Worker>> {
         let budget = Arc::new(Budget::new(self.timeout, Instant::now()));
-        let mut store = self.template.store(&self.engine, Arc::clone(&budget))?;
+        let mut store = self.template.store(&self.engine, self.clock.run(), Arc::clone(&budget))?;
         // A component may run code while it is made, and nobody else would stop it.
         let proxy =
             tokio::time::timeout(self.timeout, self.pre.instantiate_async(&mut store)).await??;

@@ -17,6 +17,7 @@ use crate::capability::absent;
 use crate::capability::outbound::Denied;
 use crate::capability::stdio::{GuestOutput, Sink};
 use crate::capability::variables::{self, Variables};
+use crate::epoch::Running;
 use crate::error::Error;
 use crate::inspect::{self, Provision};
 
@@ -43,12 +44,19 @@ pub struct Host {
     table: ResourceTable,
     variables: Variables,
     memory: MemoryCap,
+    #[expect(dead_code, reason = "held for its drop")]
+    clock: Running,
 }
 
 impl Template {
     /// A store for one new instance, which looks up once per tick and then asks `budget`.
-    pub fn store(&self, engine: &Engine, budget: Arc<Budget>) -> wasmtime::Result<Store<Host>> {
-        let mut store = Store::try_new(engine, self.host()?)?;
+    pub fn store(
+        &self,
+        engine: &Engine,
+        clock: Running,
+        budget: Arc<Budget>,
+    ) -> wasmtime::Result<Store<Host>> {
+        let mut store = Store::try_new(engine, self.host(clock)?)?;
         store.limiter(|host| &mut host.memory);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         store.set_max_component_handles(MAX_HANDLES);
@@ -63,7 +71,7 @@ impl Template {
         Ok(store)
     }
 
-    fn host(&self) -> wasmtime::Result<Host> {
+    fn host(&self, clock: Running) -> wasmtime::Result<Host> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         let mut http = WasiHttpCtx::new();
@@ -75,6 +83,7 @@ impl Template {
             table,
             variables: self.variables.clone(),
             memory: MemoryCap { used: 0, limit: self.memory_bytes },
+            clock,
         })
     }
 

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod engine;
+pub mod epoch;
 pub mod error;
 pub mod fd;
 pub mod guest;

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
@@ -18,7 +19,7 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
-use crate::app::App;
+use crate::app::{App, Target};
 use crate::body::Patient;
 use crate::guest::{Failure, Ids};
 use crate::route::RESERVED;
@@ -46,11 +47,8 @@ impl Service {
 
     pub async fn answer(&self, request: Request<Incoming>, client: SocketAddr) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
-        if parts.uri.path_and_query().is_some_and(|path| path.as_str().len() > MAX_URI) {
-            return status(StatusCode::URI_TOO_LONG);
-        }
-        if headers::sanitize(&mut parts, self.local).is_err() {
-            return status(StatusCode::BAD_REQUEST);
+        if let Err(refusal) = self.check(&mut parts) {
+            return status(refusal);
         }
         if let Some(name) = parts.uri.path().strip_prefix(RESERVED) {
             return self.reserved(name);
@@ -62,22 +60,35 @@ impl Service {
         };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return busy() };
         headers::add_spin(&mut parts, &found, client);
-        let id = self.ids.next();
-        let target = &found.route.target;
         let request = Request::from_parts(parts, Patient::new(body).boxed_unsync());
+        self.ask(&found.route.target, request, permit).await
+    }
+
+    fn check(&self, parts: &mut Parts) -> Result<(), StatusCode> {
+        if parts.uri.path_and_query().is_some_and(|path| path.as_str().len() > MAX_URI) {
+            return Err(StatusCode::URI_TOO_LONG);
+        }
+        headers::sanitize(parts, self.local).map_err(|_| StatusCode::BAD_REQUEST)
+    }
+
+    async fn ask(
+        &self,
+        target: &Target,
+        request: Request<WasiBody>,
+        permit: OwnedSemaphorePermit,
+    ) -> Response<Answer> {
+        let id = self.ids.next();
+        let component = Arc::clone(&target.component);
         match target.guest.handle(id, request).await {
             Ok(response) => {
-                let component = Arc::clone(&target.component);
-                response
-                    .map(|inner| Answer { inner, running: Some(Running { permit, component, id }) })
+                let running = Some(Running { permit, component, id });
+                response.map(|inner| Answer { inner, running })
             }
             Err(Failure::Guest) => status(StatusCode::INTERNAL_SERVER_ERROR),
             Err(Failure::Busy) => busy(),
             Err(Failure::TimedOut) => {
-                log::error(
-                    "the component gave no response in time",
-                    &[("component", &target.component), ("request", &id)],
-                );
+                let fields: [log::Field<'_>; 2] = [("component", &component), ("request", &id)];
+                log::error("the component gave no response in time", &fields);
                 status(StatusCode::GATEWAY_TIMEOUT)
             }
         }

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::app::{self, Adopted, App, HostPlanHead};
 use crate::cli::PlanSource;
 use crate::control::{Ready, Steps};
+use crate::epoch::Clock;
 use crate::error::Error;
 use crate::plan::{self, HostPlan, Trigger};
 use crate::request::Service;
@@ -85,11 +86,11 @@ fn prepare(
     steps: &mut Steps,
 ) -> Result<(Runtime, App, TcpListener), Error> {
     let engine = engine::server(head.limits.max_concurrency)?;
-    engine::start_ticking(&engine)?;
+    let clock = Arc::new(Clock::start(&engine)?);
     steps.ended("engine");
     let loaded = app::load(&engine, components)?;
     steps.ended("components");
-    let app = app::link(&engine, head, loaded, triggers)?;
+    let app = app::link(&engine, &clock, head, loaded, triggers)?;
     steps.ended("linked");
     let runtime = runtime()?;
     let listener = server::bind(listen)?;

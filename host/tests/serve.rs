@@ -130,6 +130,21 @@ fn a_head_that_is_too_large_is_refused() {
 }
 
 #[test]
+fn a_path_that_is_too_long_is_refused() {
+    let server = Server::start(|_| {});
+    assert_eq!(status(&server.get(&format!("/{}", "a".repeat(17 << 10)))), "414");
+}
+
+#[test]
+fn planted_and_contradicting_headers_do_not_break_a_request() {
+    let server = Server::start(|_| {});
+    let planted = "Spin-Client-Addr: me\r\nHost: other.spin.internal\r\nConnection: close\r\n";
+    assert_eq!(status(&server.raw(&format!("GET / HTTP/1.1\r\n{planted}\r\n"))), "200");
+    let absolute = "GET http://a/ HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&server.raw(absolute)), "400");
+}
+
+#[test]
 fn a_port_in_use_is_the_answer_on_the_ready_pipe() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap().to_string();
