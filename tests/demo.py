@@ -49,8 +49,7 @@ def start(node: Node, task: str, greeting: str) -> None:
         say(f"$ curl {node.url(task)}{path}")
         print(node.get(task, path).body, end="")
     say(f"$ spinwheel timeline {task}")
-    state = str(node.containerd.base_dir / "state")
-    subprocess.run([node.bin / "spinwheel", "timeline", task, "--state", state], check=True)
+    print(node.timeline(task), end="")
 
 
 def show(node: Node) -> None:

@@ -18,7 +18,7 @@ from tests.guests.build import guest_path
 from tests.harness.containerd import PrivateContainerd
 from tests.harness.events import EventLog, violations
 from tests.harness.ledger import Ledger, describe
-from tests.harness.ledger_sources import Scope, sources
+from tests.harness.ledger_sources import SHARED, Scope, sources
 from tests.harness.node import Node
 from tests.harness.tools import containerd_folder
 
@@ -43,8 +43,9 @@ def hugetlb() -> Iterator[None]:
     HUGETLB.mkdir()
     subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", HUGETLB], check=True)
     yield
-    subprocess.run(["umount", "--lazy", HUGETLB], check=True)
-    HUGETLB.rmdir()
+    if not os.environ.get(SHARED):
+        subprocess.run(["umount", "--lazy", HUGETLB], check=True)
+        HUGETLB.rmdir()
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +99,7 @@ def events(node: Node) -> Iterator[EventLog]:
 @pytest.fixture
 def ledger(node: Node) -> Ledger:
     """The books L1 to L7 over the node."""
-    scope = Scope(node.containerd, cgroup_parents=("default", "/default"), files=(node.run_dir,))
+    scope = Scope(node.containerd, cgroup_parents=(node.namespace,), files=(node.run_dir,))
     verified = str(node.run_dir / "verified")
     return Ledger(sources(scope), ignore=(verified,))
 

@@ -59,7 +59,7 @@ def test_other_shapes_are_readable(node: Node, shape: Shape) -> None:
 
     app = App([Component(guest_path("hello-p2").read_bytes())])
     image = node.add(app, f"test.local/apps/shape-{shape.value.lower()}:1", shape=shape)
-    source = Containerd(str(node.containerd.address), "default")
+    source = Containerd(str(node.containerd.address), node.namespace)
     artifact = resolve(source, source.target_of(image))
     source.close()
     assert artifact.app.triggers[0].route == "/..."

@@ -29,8 +29,10 @@ def test_killed_pod_server(node: Node, p2: str, events: EventLog) -> None:
     node.run("t26", p2)
     guest = node.pid("t26")
     os.kill(node.server_pid("t26"), signal.SIGKILL)
-    assert events.wait_for(lambda seen: any(e.task == "default/t26" and e.letter == "D" for e in seen))
-    mine = [e for e in events.events if e.task == "default/t26"]
+    assert events.wait_for(
+        lambda seen: any(e.task == f"{node.namespace}/t26" and e.letter == "D" for e in seen)
+    )
+    mine = [e for e in events.events if e.task == f"{node.namespace}/t26"]
     assert [e.letter for e in mine] == ["C", "S", "E", "D"]
     assert mine[2].body["exit_status"] == 137
     assert not is_running(guest)
@@ -114,7 +116,7 @@ def test_a_caller_that_leaves_during_create(node: Node, p2: str) -> None:
     bundle = node.containerd.base_dir / "second"
     (bundle / "rootfs").mkdir(parents=True)
     spec = (node.bundle("first") / "config.json").read_text()
-    (bundle / "config.json").write_text(spec.replace("/default/first", "/default/second"))
+    (bundle / "config.json").write_text(spec.replace(f"/{node.namespace}/first", f"/{node.namespace}/second"))
 
     async def scenario() -> None:
         request = pb.CreateTaskRequest(id="second", bundle=str(bundle)).SerializeToString()

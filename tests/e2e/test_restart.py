@@ -98,7 +98,7 @@ def test_events_wait_for_containerd(own_node: Node) -> None:
         removed = node.ctr("tasks", "rm", "gap", check=False)
         assert "137" in removed.stdout + removed.stderr
         assert log.wait_for(lambda seen: any(e.letter == "D" for e in seen))
-        late = [e.letter for e in log.events if e.task == "default/gap"]
+        late = [e.letter for e in log.events if e.task == f"{node.namespace}/gap"]
     assert late in (["E", "D"], ["D"]), "the exit came before or after the log could listen, but once"
     assert violations([], alive=()) == []
     node.ctr("containers", "rm", "gap")

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -40,14 +39,14 @@ def test_background_task(node: Node, p2: str) -> None:
     node.run("t6", p2)
     assert node.status("t6") == "RUNNING"
     command = Path(f"/proc/{node.server_pid('t6')}/cmdline").read_bytes().decode()
-    assert "containerd-shim-spin-v2 -namespace default -id t6" in command
+    assert f"containerd-shim-spin-v2 -namespace {node.namespace} -id t6" in command
     node.remove("t6")
 
 
 def test_listing_never_waits(node: Node, p2: str) -> None:
     """`ctr tasks ls` is quick and never says UNKNOWN while a create is under way (item 7)."""
     node.run("t7", p2)
-    creating = node.containerd.popen_ctr(
+    creating = node.popen_ctr(
         "run",
         "-d",
         "--net-host",
@@ -128,7 +127,7 @@ def test_forced_rm(node: Node, p2: str) -> None:
 def test_foreground_run_removes_itself(node: Node, p2: str) -> None:
     """`ctr run --rm` ends with the app's code when it is told to stop (item 1, for an app)."""
     words = ["run", "--rm", "--net-host", "--runtime", RUNTIME, "--env=SPIN_HTTP_LISTEN_ADDR=127.0.0.1:0"]
-    running = node.containerd.popen_ctr(*words, p2, "t1", "/")
+    running = node.popen_ctr(*words, p2, "t1", "/")
     assert running.stdout is not None
     assert "Serving http://127.0.0.1:" in running.stdout.readline()
     node.wait_status("t1", "RUNNING")
@@ -180,8 +179,10 @@ def test_events_in_order(node: Node, p2: str, events: EventLog) -> None:
     node.ctr("tasks", "kill", "-s", "SIGKILL", "t24")
     node.wait_status("t24", "STOPPED")
     node.remove("t24")
-    assert events.wait_for(lambda seen: any(e.task == "default/t24" and e.letter == "D" for e in seen))
-    mine = [event for event in events.events if event.task == "default/t24"]
+    assert events.wait_for(
+        lambda seen: any(e.task == f"{node.namespace}/t24" and e.letter == "D" for e in seen)
+    )
+    mine = [event for event in events.events if event.task == f"{node.namespace}/t24"]
     assert [event.letter for event in mine] == ["C", "S", "E", "D"]
     exit_body = mine[2].body
     assert (exit_body["id"], exit_body["container_id"], exit_body["exit_status"]) == ("t24", "t24", 137)
@@ -196,7 +197,7 @@ def test_instant_death_keeps_the_order(node: Node, p2: str, events: EventLog) ->
         node.ctr("containers", "rm", name)
     assert events.wait_for(lambda seen: sum(e.letter == "D" for e in seen if "t25-" in e.task) == len(names))
     for name in names:
-        word = "".join(event.letter for event in events.events if event.task == f"default/{name}")
+        word = "".join(event.letter for event in events.events if event.task == f"{node.namespace}/{name}")
         assert word == "CSED", name
 
 
@@ -244,12 +245,7 @@ def test_second_start_compiles_nothing(node: Node, p2: str) -> None:
     before = node.compilations()
     node.run("c2", p2)
     assert node.compilations() == before
-    steps = subprocess.run(
-        [node.bin / "spinwheel", "timeline", "c2", "--state", node.containerd.base_dir / "state"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    steps = node.timeline("c2")
     assert "code found in cache" in steps
     node.remove("c1")
     node.remove("c2")

@@ -4,15 +4,17 @@ Knows: how an app becomes an image, a task, and a URL. Must not know: what is as
 below the containerd's base folder; a task started here is removed by `remove`, or by the test's own words.
 """
 
+import functools
 import os
 import re
+import secrets
+import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 
 from tests.apps import App, Component
 from tests.broken import Breakage
@@ -38,11 +40,13 @@ class Node:
 
     def __init__(self, containerd: PrivateContainerd, bin_dir: Path, run_dir: Path) -> None:
         self.containerd = containerd
+        # Of its own, because cgroups are named by namespace and id: two nodes of a machine must not meet there.
+        self.namespace = f"sw{secrets.token_hex(4)}"
         self.bin = bin_dir
         self.run_dir = run_dir
         self.logs = containerd.base_dir / "logs"
         self.logs.mkdir(exist_ok=True)
-        self.ctr = containerd.ctr
+        self.ctr = functools.partial(containerd.ctr, namespace=self.namespace)
 
     def add(
         self,
@@ -73,7 +77,7 @@ class Node:
         words: tuple[str, ...] = (),
         detach: bool = True,
         check: bool = True,
-    ) -> CompletedProcess[str]:
+    ) -> subprocess.CompletedProcess[str]:
         """`ctr run` of *image* on the host's network, on a free loopback port.
 
         Not detached, ctr removes task and container itself, also when Start fails.
@@ -138,7 +142,18 @@ class Node:
 
     def bundle(self, task: str) -> Path:
         """The task's bundle folder."""
-        return self.containerd.base_dir / "state/io.containerd.runtime.v2.task/default" / task
+        tasks = self.containerd.base_dir / "state/io.containerd.runtime.v2.task"
+        return tasks / self.namespace / task
+
+    def timeline(self, task: str) -> str:
+        """What `spinwheel timeline` prints for the task."""
+        state = self.containerd.base_dir / "state"
+        words = [self.bin / "spinwheel", "timeline", task, "-n", self.namespace, "--state", state]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    def popen_ctr(self, *words: str) -> "subprocess.Popen[str]":
+        """A `ctr` that goes on; the caller ends it."""
+        return self.containerd.popen_ctr(*words, namespace=self.namespace)
 
     def socket(self, task: str) -> Path:
         """The pod server's socket."""
