@@ -143,10 +143,10 @@ pick_go() {
 cargo_folder() {
     local key folder newest
     key=$( (cat "$here/Cargo.lock" && rustc_version) | sha256sum | cut -c1-16)
-    folder=$cache/cargo/$key
+    folder=$cache/cargo/host-$key
     if [[ ! -d $folder ]]; then
         mkdir -p "$cache/cargo"
-        newest=$(find "$cache/cargo" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
+        newest=$(find "$cache/cargo" -mindepth 1 -maxdepth 1 -type d -name 'host-*' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
         [[ -n $newest ]] && mv -T "$newest" "$folder"
     fi
     echo "$folder"

@@ -40,7 +40,7 @@ class Node:
 
     def __init__(self, containerd: PrivateContainerd, bin_dir: Path, run_dir: Path) -> None:
         self.containerd = containerd
-        # Of its own, because cgroups are named by namespace and id: two nodes of a machine must not meet there.
+        # Of its own: cgroups are named by namespace and id, and two nodes of a machine must not meet there.
         self.namespace = f"sw{secrets.token_hex(4)}"
         self.bin = bin_dir
         self.run_dir = run_dir
@@ -148,8 +148,9 @@ class Node:
     def timeline(self, task: str) -> str:
         """What `spinwheel timeline` prints for the task."""
         state = self.containerd.base_dir / "state"
-        words = [self.bin / "spinwheel", "timeline", task, "-n", self.namespace, "--state", state]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        words = [str(self.bin / "spinwheel"), "timeline", task, "-n", self.namespace, "--state", str(state)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return done.stdout
 
     def popen_ctr(self, *words: str) -> "subprocess.Popen[str]":
         """A `ctr` that goes on; the caller ends it."""
