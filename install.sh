@@ -96,18 +96,13 @@ rust_is_new_enough() {
     [[ $(printf '%s\n1.95\n' "$found" | sort -V | head -1) == 1.95 ]]
 }
 
-# A cargo that is there already (rustup) wins; Debian's rustc-web is called rustc-web, not rustc.
+# The cargo on PATH (rustup's, say) where it is new enough, else Debian's own, which rustc-web brings.
 pick_rust() {
-    if rust_is_new_enough cargo; then
-        return
-    fi
-    local folder=$cache/rust-web
-    mkdir -p "$folder"
-    ln -sf "$(command -v cargo-web || echo /usr/bin/cargo-web)" "$folder/cargo"
-    ln -sf "$(command -v rustc-web || echo /usr/bin/rustc-web)" "$folder/rustc"
-    rust_is_new_enough "$folder/cargo" ||
-        fail "wanted Rust 1.95 or newer, found $(cargo --version 2>&1). Run: rustup toolchain install stable"
-    export PATH=$folder:$PATH RUSTC=$folder/rustc
+    rust_is_new_enough cargo && return
+    rust_is_new_enough /usr/bin/cargo ||
+        fail "wanted Rust 1.95 or newer, found $(cargo --version 2>&1). Debian's security updates have it: \
+apt-get update && apt-get install --only-upgrade rustc-web cargo-web (or: rustup toolchain install stable)"
+    export PATH=/usr/bin:$PATH
 }
 
 make_venv() {
@@ -142,7 +137,7 @@ pick_go() {
 # cargo itself knows what in it is still good.
 cargo_folder() {
     local key folder newest
-    key=$( (cat "$here/Cargo.lock" && rustc_version) | sha256sum | cut -c1-16)
+    key=$( (cat "$here/Cargo.lock" && rustc --version) | sha256sum | cut -c1-16)
     folder=$cache/cargo/host-$key
     if [[ ! -d $folder ]]; then
         mkdir -p "$cache/cargo"
@@ -151,8 +146,6 @@ cargo_folder() {
     fi
     echo "$folder"
 }
-
-rustc_version() { "${RUSTC:-rustc}" --version; }
 
 build_wheel() {
     export CARGO_TARGET_DIR

@@ -1,6 +1,9 @@
 """Bad artefacts and bad settings: named on `ctr run`'s stderr, non-zero, and nothing left (see conftest)."""
 
+import os
+import pty
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from tests.apps import App, Component
 from tests.broken import BREAKAGES
 from tests.guests.bad import all_bad
-from tests.harness.node import LISTEN, Node
+from tests.harness.node import LISTEN, RUNTIME, Node
 from tests.images import Shape
 
 WORDS = {
@@ -83,9 +86,20 @@ def test_missing_oci_runtime(node: Node, p2: str) -> None:
 
 def test_terminal(node: Node, p2: str) -> None:
     """Said plainly, not half done."""
-    done = node.run("tty", p2, words=("--tty",), check=False)  # detached: ctr wants no console of its own
+    console, ours = pty.openpty()  # ctr insists on one of its own
+    words = ["ctr", "--address", str(node.containerd.address), "--namespace", node.namespace]
+    words += ["run", "--rm", "--tty", "--net-host", "--runtime", RUNTIME, p2, "tty", "/"]
+    done = subprocess.run(
+        words,
+        executable=node.containerd.bin_dir / "ctr",
+        stdin=ours,
+        stdout=ours,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(console)
+    os.close(ours)
     assert "terminals are not supported yet" in done.stderr
-    node.ctr("containers", "rm", "tty")
 
 
 def test_container_image(node: Node) -> None:

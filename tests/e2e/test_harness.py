@@ -16,7 +16,7 @@ from tests.guests.bad import no_handler
 from tests.harness.containerd import PrivateContainerd, mounts_below, processes_of
 from tests.harness.events import Event, EventLog, violations
 from tests.harness.ledger import Ledger, describe
-from tests.harness.ledger_sources import Scope, sources
+from tests.harness.ledger_sources import SHARED, Scope, sources
 from tests.harness.tools import containerd_folder
 from tests.images import Shape, pack
 
@@ -92,8 +92,12 @@ def test_a_whole_life_leaves_the_books_as_they_were(daemon: PrivateContainerd, r
         daemon.ctr("containers", "rm", "life")
         assert log.wait_for(is_over)
         assert violations(log.events) == []
-    for name in ("L1 processes", "L3 sockets", "L4 cgroups", "L6 files", "L7 objects"):
-        assert name in gained
+    shown = {"L1 processes", "L3 sockets", "L4 cgroups", "L6 files", "L7 objects"}
+    if os.environ.get(
+        SHARED
+    ):  # then only what is below the daemon's folder, and runc's shim puts its socket elsewhere
+        shown -= {"L3 sockets"}
+    assert shown <= gained.keys()
     left = ledger.settled(before)
     assert left == {}, describe(left)
 
