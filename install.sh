@@ -58,7 +58,7 @@ set_up() {
 packages=(
     ca-certificates gcc libc6-dev git util-linux iproute2 jq
     python3 python3-venv
-    crun runc
+    crun runc busybox-static
     rustc-web cargo-web rust-web-src wasi-libc lld
 )
 

@@ -32,9 +32,14 @@ class Cgroup:
         return "memory" not in self.controllers and self.unified is not None
 
     def pids(self) -> list[int]:
-        """Every process in the cgroup, in the kernel's order; empty when it is gone."""
+        """Every process in the cgroup, in the kernel's order; empty when it is gone.
+
+        Empty too for a cgroup that we are in ourselves: it is not the container's own, and whoever kills
+        by this list must not reach beyond the container.
+        """
         folder = self.controllers.get("pids") or self.controllers.get("memory") or self.unified
-        return [int(line) for line in _lines(folder, "cgroup.procs")]
+        found = [int(line) for line in _lines(folder, "cgroup.procs")]
+        return [] if os.getpid() in found else found
 
     def stats(self) -> cgroup1_pb2.Metrics | cgroup2_pb2.Metrics:
         """The figures of now; raises NotFound when the cgroup is gone."""

@@ -29,6 +29,7 @@ from shim.lifecycle import Call, Outcome
 from shim.settings import Settings, allowed_env
 
 LENGTH = struct.Struct(">I")
+CREDENTIALS = struct.Struct("3i")
 MAX_REQUEST, MAX_STDIN = 1 << 20, 10 << 20
 CALLER_SECONDS = 10.0
 CHECK_SECONDS = 30.0
@@ -148,6 +149,8 @@ def _child(caller: socket.socket, accepted: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if not is_ours(caller):
+            return
         caller.settimeout(CALLER_SECONDS)
         call = receive_call(caller, accepted)
         outcome = lifecycle.run(call)
@@ -158,6 +161,13 @@ def _child(caller: socket.socket, accepted: int) -> None:
         code = 0
     finally:
         os._exit(code)
+
+
+def is_ours(caller: socket.socket) -> bool:
+    """True for a caller of our own uid; the folder's mode keeps others out already (faults.md S1)."""
+    raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    _pid, uid, _gid = CREDENTIALS.unpack(raw)
+    return bool(uid == os.geteuid())
 
 
 def receive_call(caller: socket.socket, accepted: int) -> Call:

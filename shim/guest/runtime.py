@@ -8,6 +8,7 @@ of its JSON log, and nothing on the container's own stdio.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -93,7 +94,8 @@ def suits(binary: str, root: Path = ROOT) -> bool:
 
 def spawn(argv: Sequence[str], fds: Sequence[int] = ()) -> int:
     """Starts `argv` with descriptors 0, 1, 2, … taken from `fds` (/dev/null where short); returns the pid."""
-    high = [os.dup2(fd, 200 + at, inheritable=False) for at, fd in enumerate(fds)]
+    # Copies above the targets, so that no source is overwritten before it was taken.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(len(fds), 3)
     ]

@@ -88,6 +88,12 @@ def test_a_cgroup_that_is_gone(tmp_path: Path) -> None:
         cgroup.of_process(7, proc, tmp_path).stats()
 
 
+def test_a_cgroup_that_we_share_lists_nobody(tmp_path: Path) -> None:
+    """Kill with `all` must not reach beyond the container."""
+    hierarchy(tmp_path, {"pids/a/cgroup.procs": f"7\n{os.getpid()}\n"})
+    assert cgroup.of_process(7, proc_with(tmp_path, "8:pids:/a\n"), tmp_path).pids() == []
+
+
 def test_crun_needs_hugetlb_on_v1(tmp_path: Path) -> None:
     """Measured: crun 1.8 refuses a v1 host without it; runc does not care."""
     assert not suits("/usr/bin/crun", tmp_path)
@@ -150,6 +156,24 @@ def test_exits_early_and_late() -> None:
         return [await asyncio.wait_for(reaper.watch(early), 5), await asyncio.wait_for(waiter, 5)]
 
     assert [ended.status for ended in asyncio.run(scenario())] == [7, 143]
+
+
+def test_children_get_their_descriptors_whatever_numbers_are_taken(tmp_path: Path) -> None:
+    """Sources among the targets, and hundreds of others open: each arrives, none is lost."""
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(300)]
+    files = [os.open(tmp_path / str(n), os.O_RDWR | os.O_CREAT) for n in range(6)]
+
+    async def scenario() -> None:
+        reaper = Reaper()
+        reaper.install()
+        script = "for n in 3 4 5; do echo $n >&$n; done"
+        await reaper.watch(spawn(["/bin/sh", "-c", script], [*files[:3], files[5], files[4], files[3]]))
+
+    asyncio.run(scenario())
+    assert [(tmp_path / str(n)).read_text() for n in (5, 4, 3)] == ["3\n", "4\n", "5\n"]
+    for descriptor in (*others, *files):
+        os.fstat(descriptor)
+        os.close(descriptor)
 
 
 def test_only_allowed_environment_passes() -> None:
