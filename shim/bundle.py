@@ -6,6 +6,7 @@ is never changed: what the OCI runtime gets is written to `oci/`; nothing is wri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -79,13 +80,18 @@ class Bundle:
             return None
 
     def clear(self) -> None:
-        """Removes what we wrote, and strays below an unmounted rootfs that would block containerd."""
-        shutil.rmtree(self.oci, ignore_errors=True)
+        """Removes what we wrote, and strays below an unmounted rootfs that would block containerd.
+
+        Never fails: containerd may be removing the same folder, and another `delete` may run beside us.
+        """
+        for folder in (self.oci, self.path / "files"):
+            shutil.rmtree(folder, ignore_errors=True)
         for name in (RECORD, "init.pid", "log.json", "timeline.json"):
-            (self.path / name).unlink(missing_ok=True)
-        if self.rootfs.is_dir() and not os.path.ismount(self.rootfs):
-            for stray in self.rootfs.iterdir():
-                shutil.rmtree(stray) if stray.is_dir() and not stray.is_symlink() else stray.unlink()
+            remove(self.path / name)
+        with contextlib.suppress(OSError):
+            if self.rootfs.is_dir() and not os.path.ismount(self.rootfs):
+                for stray in list(self.rootfs.iterdir()):
+                    remove(stray)
 
 
 def notes_of(spec: Mapping[str, Any]) -> Mapping[str, str]:
@@ -100,12 +106,22 @@ def group_of(spec: Mapping[str, Any], container_id: str) -> str:
     return next((notes[key] for key in GROUP_ANNOTATIONS if notes.get(key)), container_id)
 
 
+def remove(path: Path) -> None:
+    """Removes a file or a folder, as far as it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 def replace(path: Path, data: bytes) -> None:
     """Writes `data` to `path` so that a reader sees the old file or the new one."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
-    scratch.rename(path)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(data)
+        scratch.rename(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -6,7 +6,9 @@ gone altogether is NotFound (wire.md 3.4); the type of the answer is the one cli
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,21 @@ class Cgroup:
         folder = self.controllers.get("pids") or self.controllers.get("memory") or self.unified
         found = [int(line) for line in _lines(folder, "cgroup.procs")]
         return [] if os.getpid() in found else found
+
+    def signal_all_but(self, spared: int, number: int) -> None:
+        """Signals every process but `spared`, each through a pidfd taken while it was listed here."""
+        for pid in self.pids():
+            if pid != spared:
+                with contextlib.suppress(OSError):
+                    self._signal_member(pid, number)
+
+    def _signal_member(self, pid: int, number: int) -> None:
+        descriptor = os.pidfd_open(pid)
+        try:
+            if pid in self.pids():
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
 
     def stats(self) -> cgroup1_pb2.Metrics | cgroup2_pb2.Metrics:
         """The figures of now; raises NotFound when the cgroup is gone."""

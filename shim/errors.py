@@ -118,7 +118,8 @@ def error_from(code: int, message: str) -> ShimError:
 
 
 def shortened(message: str) -> str:
-    """`message` cut to MAX_MESSAGE characters, saying how much is gone."""
+    """`message` as text that UTF-8 can carry, cut to MAX_MESSAGE characters, saying how much is gone."""
+    message = message.encode("utf-8", "replace").decode()
     if len(message) <= MAX_MESSAGE:
         return message
     return f"{message[:MAX_MESSAGE]} … ({len(message) - MAX_MESSAGE} more characters)"

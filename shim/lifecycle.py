@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -108,8 +109,8 @@ def run(call: Call) -> Outcome:
     """Carries out one call; errors become one line on stderr and exit code 1."""
     try:
         return _dispatch(call)
-    except ShimError as error:
-        return Outcome(1, stderr=f"containerd-shim-spin-v2: {error}\n".encode())
+    except (ShimError, OSError) as error:
+        return Outcome(1, stderr=f"containerd-shim-spin-v2: {error}\n".encode(errors="replace"))
 
 
 def _dispatch(call: Call) -> Outcome:
@@ -135,7 +136,12 @@ def start(call: Call) -> Outcome:
     launch = _launch(call)
     listener = claim(launch.socket_path)
     address = f"unix://{launch.socket_path}"
-    Bundle(call.bundle).write_address(address)
+    try:
+        Bundle(call.bundle).write_address(address)
+    except OSError:
+        if listener is not None:
+            launch.socket_path.unlink(missing_ok=True)
+        raise
     outcome = Outcome(stdout=address.encode())
     if listener is not None:
         outcome.serve = lambda: _serve(launch, listener)
@@ -212,7 +218,7 @@ def _bind(listener: socket.socket, path: Path) -> None:
 
 @contextlib.contextmanager
 def _claiming(folder: Path) -> Iterator[None]:
-    """Two starts of one pod must not both replace a dead server's socket; held for microseconds."""
+    """Whoever replaces or removes a dead server's socket must not meet another who does; held briefly."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -255,16 +261,35 @@ def _remove_container(bundle: Bundle, container_id: str) -> None:
                 timeout=OCI_DELETE_SECONDS,
                 check=False,
             )
+        _ensure_dead(bundle.pid(), container_id)
     unmount(bundle.rootfs)
     bundle.clear()
+
+
+def _ensure_dead(pid: int | None, container_id: str) -> None:
+    """Kills the init that a slow or failed OCI runtime left: nobody could find it again.
+
+    The pid may be a stranger's by now, so it must be in a cgroup that is named after the container.
+    """
+    if pid is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            folders = Path(f"/proc/{pid}/cgroup").read_text().split()
+            if any(container_id in folder.rsplit("/", 1)[-1] for folder in folders):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_socket(address_file: Path) -> None:
     """Removes the pod's socket when nobody serves it any more."""
     with contextlib.suppress(OSError):
         path = Path(address_file.read_text().strip().removeprefix("unix://"))
-        if path.is_socket() and not is_alive(path):
-            path.unlink()
+        with _claiming(path.parent):
+            if path.is_socket() and not is_alive(path):
+                path.unlink()
 
 
 def delete_response(pid: int, status: int, at: int) -> bytes:

@@ -66,6 +66,8 @@ class PodServer:
 
     def leave(self) -> None:
         """Nobody can join from now on; the answers under way still go out."""
+        if self._leave.is_set():
+            return  # the path may be a successor's by now
         with contextlib.suppress(OSError):
             self._launch.socket_path.unlink()
         self._leave.set()
@@ -102,6 +104,7 @@ def detach(bundle: Path, kept: socket.socket) -> None:
     os.closerange(3, kept.fileno())
     os.closerange(kept.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     os.set_blocking(2, False)
+    os.chdir("/")
 
 
 def adjust_oom_score() -> None:

@@ -2,17 +2,21 @@
 
 Laws: the container gets the client's FIFO or file itself, so that no byte of output goes through Python; a
 reader handle of ours stays open until Delete, so that a client that leaves costs no EPIPE and one that comes
-late still finds what was written; an unknown scheme is an error.
+late still finds what was written; a reader that stalls costs lines, not time; an unknown scheme is an error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from shim.errors import InvalidArgument, Unimplemented
+
+FIFO_BYTES = 1 << 20  # what a late or slow reader may miss before lines are dropped
 
 
 @dataclass(slots=True)
@@ -61,7 +65,10 @@ def _open_output(uri: str, streams: Stdio) -> None:
             streams.fds.append(os.open(path, flags, 0o644))
         else:
             streams.kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            streams.fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            # Not blocking: where nobody reads, a full FIFO costs lines and not the app (faults.md G15).
+            streams.fds.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(streams.fds[-1], fcntl.F_SETPIPE_SZ, FIFO_BYTES)
     except OSError as error:
         message = f"cannot open {path} for the container's output: {error.strerror}"
         raise InvalidArgument(message) from error

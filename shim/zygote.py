@@ -13,6 +13,7 @@ import fcntl
 import gc
 import hashlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -154,11 +155,14 @@ def _child(caller: socket.socket, accepted: int) -> None:
         caller.settimeout(CALLER_SECONDS)
         call = receive_call(caller, accepted)
         outcome = lifecycle.run(call)
-        send_outcome(caller, outcome)
+        with contextlib.suppress(OSError):  # whoever gave up has joined us by the plain path
+            send_outcome(caller, outcome)
         caller.close()
         if outcome.serve:
             outcome.serve()
         code = 0
+    except BaseException:  # the log is the only one left to tell
+        logging.getLogger(__name__).exception("a child of the zygote ended")
     finally:
         os._exit(code)
 
@@ -218,6 +222,8 @@ def main(argv: list[str]) -> int:
     cwd = os.environ.get("PWD", "/")
     with contextlib.suppress(OSError):
         cwd = os.getcwd()
+    os.environ.clear()
+    os.environ.update(env)
     steps = (("plain process", started),)
     call = Call(flags, action, cwd, env, lifecycle.read_stdin(action), steps)
     outcome = lifecycle.run(call)

@@ -31,9 +31,18 @@ EX_DATAERR, EX_IOERR = 65, 74
 log = logging.getLogger(__name__)
 
 
-@functools.cache
 def fingerprint(host: Path, target: str = NATIVE) -> str:
-    """The engine's fingerprint for `target`, asked once per process; raises Unavailable."""
+    """The engine's fingerprint for `target`, asked once per process and host file; raises Unavailable."""
+    try:
+        status = host.stat()
+    except OSError as error:
+        message = f"wanted the host program {host}, found none: {error.strerror}; install spinwheel again"
+        raise Unavailable(message) from error
+    return _fingerprint(host, target, (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@functools.cache
+def _fingerprint(host: Path, target: str, _identity: tuple[int, int, int]) -> str:
     try:
         run = subprocess.run(
             [host, "fingerprint", "--target", target], env={}, capture_output=True, timeout=30, check=True
@@ -80,6 +89,10 @@ def compile_component(host: Path, wasm: int, target: str, output: Path) -> None:
         _limit(child.pid)
         try:
             _, errors = child.communicate(timeout=WALL_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            message = f"the compiler did not end within {WALL_SECONDS} s"
+            raise BadArtifact(message) from error
         except BaseException:
             child.kill()
             raise

@@ -7,39 +7,82 @@ within bounds (faults.md A8, A9); paths were checked in image.app and are create
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import logging
 import os
+import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from cache.store import DirectoryStore
+from cache.store import DirectoryStore, StoreUnusable
+from shim.errors import Unavailable
 from shim.image.app import Component, StaticFile
 from shim.image.artifact import MAX_DATA, Artifact, BlobSource, copy_verified
 from shim.image.manifest import BadArtifact, Descriptor
 
 KIND = "files"
 MAX_ENTRIES = 20_000
-MAX_UNPACKED = 1 << 30
+MAX_UNPACKED = 512 << 20
+MAX_TREE = 2 << 30
 MAX_RATIO = 100
 CHUNK = 1 << 20
 
+log = logging.getLogger(__name__)
+
 
 def tree_of(
-    store: DirectoryStore, source: BlobSource, artifact: Artifact, component: Component
+    store: DirectoryStore, source: BlobSource, artifact: Artifact, component: Component, spare: Path
 ) -> Path | None:
-    """The folder with the component's files, made if need be; None when it has none. Raises BadArtifact."""
+    """The folder with the component's files, made if need be; None when it has none.
+
+    A cache that cannot be written costs the sharing and not the start: the tree is then made at `spare`.
+    Raises BadArtifact, and Unavailable when there is no room there either.
+    """
     if not component.files:
         return None
+    check_size(artifact, component)
     name = tree_name(component.files)
     path = store.path(KIND, name)
     if path.is_dir():
         return path
-    return store.commit(KIND, name, lambda folder: _build(folder, source, artifact, component))
+    try:
+        return store.commit(KIND, name, lambda folder: _build(folder, source, artifact, component))
+    except (StoreUnusable, OSError) as error:
+        log.warning("the cache cannot be used, placing files for this start only: %s", error)
+    return _build_spare(spare, source, artifact, component)
+
+
+def _build_spare(spare: Path, source: BlobSource, artifact: Artifact, component: Component) -> Path:
+    try:
+        spare.mkdir(parents=True)
+        _build(spare, source, artifact, component)
+    except OSError as error:
+        message = f"component {component.id}: cannot place its files in {spare}: {error.strerror}"
+        raise Unavailable(message) from error
+    return spare
+
+
+def check_size(artifact: Artifact, component: Component) -> None:
+    """Raises BadArtifact for a tree of more files or bytes than one may have, before anything is written."""
+    sizes = (
+        artifact.data[file.content.digest].size if file.content.digest in artifact.data else 0
+        for file in component.files
+        if file.content.inline is None
+    )
+    total = sum(sizes)
+    if len(component.files) > MAX_ENTRIES or total > MAX_TREE:
+        message = (
+            f"component {component.id}: {len(component.files)} files of {total} bytes; "
+            f"the limits are {MAX_ENTRIES} and {MAX_TREE}"
+        )
+        raise BadArtifact(message)
 
 
 def tree_name(files: tuple[StaticFile, ...]) -> str:
@@ -63,7 +106,7 @@ def _place(folder: Path, file: StaticFile, source: BlobSource, artifact: Artifac
         elif file.content.digest in artifact.data:
             copy_verified(source, artifact.data[file.content.digest], out, MAX_DATA)
         else:
-            out.write(_from_archive(archived, file, artifact))
+            _copy_from_archive(archived, file, artifact, out)
 
 
 def _create(path: Path) -> BinaryIO:
@@ -71,9 +114,10 @@ def _create(path: Path) -> BinaryIO:
     return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o444), "wb"))
 
 
-def _from_archive(archived: Path, file: StaticFile, artifact: Artifact) -> bytes:
+def _copy_from_archive(archived: Path, file: StaticFile, artifact: Artifact, out: BinaryIO) -> None:
     try:
-        return (archived / file.content.digest.removeprefix("sha256:")).read_bytes()
+        with (archived / file.content.digest.removeprefix("sha256:")).open("rb") as found:
+            shutil.copyfileobj(found, out, CHUNK)
     except FileNotFoundError as error:
         message = (
             f"file {file.path}: its content {file.content.digest} is in none of the "
@@ -103,20 +147,39 @@ def unpack(source: BlobSource, archive: Descriptor, folder: Path, wanted: set[st
         packed.seek(0)
         budget = min(MAX_UNPACKED, archive.size * MAX_RATIO)
         try:
-            with tarfile.open(fileobj=packed, mode="r|gz") as tar:
-                _unpack_entries(tar, folder, wanted, budget)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            bounded = cast("IO[bytes]", Bounded(gzip.open(packed), budget))
+            with tarfile.open(fileobj=bounded, mode="r|") as tar:
+                _unpack_entries(tar, folder, wanted)
+        except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
             message = f"archive {archive.digest}: not a readable tar+gzip: {error}"
             raise BadArtifact(message) from error
 
 
-def _unpack_entries(tar: tarfile.TarFile, folder: Path, wanted: set[str], budget: int) -> None:
+class Bounded:
+    """A stream that ends in an error after so many bytes.
+
+    Around the unpacked stream and not the entries, because tarfile reads a header of any claimed size
+    before it shows an entry; and in small steps, so that what is read at once is bounded too.
+    """
+
+    def __init__(self, source: gzip.GzipFile, left: int) -> None:
+        self._source = source
+        self._left = left
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; raises BadArtifact past the limit."""
+        data = self._source.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            message = f"archive: unpacks to more than {MAX_UNPACKED} bytes or {MAX_RATIO} x packed"
+            raise BadArtifact(message)
+        return data
+
+
+def _unpack_entries(tar: tarfile.TarFile, folder: Path, wanted: set[str]) -> None:
     for count, entry in enumerate(tar):
-        budget -= max(entry.size, 0)
-        if count >= MAX_ENTRIES or budget < 0:
-            message = (
-                f"archive: more than {MAX_ENTRIES} entries, {MAX_UNPACKED} bytes or {MAX_RATIO} x packed"
-            )
+        if count >= MAX_ENTRIES:
+            message = f"archive: more than {MAX_ENTRIES} entries"
             raise BadArtifact(message)
         if entry.isreg():
             _keep_if_wanted(tar.extractfile(entry), folder, wanted)

@@ -58,8 +58,6 @@ class Prepared:
     """What a Create goes on with: `fds` are the plan and the compiled components; `steps` (name, ns)."""
 
     fds: list[int]
-    cgroups_path: str
-    compiled: int
     steps: list[tuple[str, int]] = field(default_factory=list)
 
     def close(self) -> None:
@@ -80,19 +78,21 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     _check_spin_container(original)
     artifact = resolve(source, source.target_of(source.image_of(job.container_id)))
     done("image resolved")
-    env = variables.environment(original["process"].get("env", []))
+    env = variables.environment((original.get("process") or {}).get("env") or [])
     values = variables.resolve(artifact.app.variables, env)
     store = DirectoryStore(job.settings.cache_dir)
     codes, compiled = _code(artifact, source, store, job.settings)
     done("code compiled" if compiled else "code found in cache")
-    trees = [tree_of(store, source, artifact, component) for component in artifact.app.components]
+    trees = [
+        tree_of(store, source, artifact, component, bundle.path / "files" / str(at))
+        for at, component in enumerate(artifact.app.components)
+    ]
     pieces = _pieces(artifact.app, values, trees)
     listen = env.get("SPIN_HTTP_LISTEN_ADDR", plan.DEFAULT_LISTEN)
     document = plan.build(artifact.app, artifact.digest, pieces, listen, plan.Limits())
     bundle.write_oci(spec.rewrite(original, bundle.rootfs, job.settings.host, trees))
     done("plan and bundle written")
-    cgroups_path = str(original.get("linux", {}).get("cgroupsPath", ""))
-    return Prepared([_memory_file("plan", document), *codes], cgroups_path, compiled, steps)
+    return Prepared([_memory_file("plan", document), *codes], steps)
 
 
 def _check_spin_container(original: Mapping[str, Any]) -> None:
@@ -181,12 +181,7 @@ def _answer(out: socket.socket, job: Job, work: Callable[[Job], Prepared]) -> No
             log.exception("preparing %s failed", job.container_id)
         out.sendall(json.dumps({"code": code, "message": message}).encode())
         return
-    answer = {
-        "cgroups_path": prepared.cgroups_path,
-        "compiled": prepared.compiled,
-        "steps": prepared.steps,
-    }
-    socket.send_fds(out, [json.dumps(answer).encode()], prepared.fds)
+    socket.send_fds(out, [json.dumps({"steps": prepared.steps}).encode()], prepared.fds)
 
 
 def run(job: Job) -> Prepared:
@@ -206,4 +201,4 @@ def receive(answer: socket.socket) -> Prepared:
     if "code" in fields:
         raise error_from(fields["code"], fields["message"])
     steps = [(name, when) for name, when in fields["steps"]]
-    return Prepared(list(fds), fields["cgroups_path"], fields["compiled"], steps)
+    return Prepared(list(fds), steps)

@@ -52,13 +52,17 @@ class Reaper:
                 return
             self._record(Exit(pid, exit_status(status), time.time_ns()))
 
-    def watch(self, pid: int) -> asyncio.Future[Exit]:
-        """A future of the exit of `pid`, done already if the child was faster than its caller."""
+    def watch(self, pid: int, since: int) -> asyncio.Future[Exit]:
+        """A future of the exit of `pid`, done already if the child was faster than its caller.
+
+        `since` is a time (ns since 1970) before the child was made: an older exit was another child's, whose
+        number came round again.
+        """
         waiter = self._waiting.get(pid)
         if waiter is None:
             waiter = asyncio.get_running_loop().create_future()
             early = self._early.pop(pid, None)
-            if early:
+            if early and early.at >= since:
                 waiter.set_result(early)
             else:
                 self._waiting[pid] = waiter

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +95,15 @@ def suits(binary: str, root: Path = ROOT) -> bool:
 
 def spawn(argv: Sequence[str], fds: Sequence[int] = ()) -> int:
     """Starts `argv` with descriptors 0, 1, 2, … taken from `fds` (/dev/null where short); returns the pid."""
-    # Copies above the targets, so that no source is overwritten before it was taken.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
+    high: list[int] = []
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(len(fds), 3)
     ]
-    actions += [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(high)]
     try:
+        for number, fd in enumerate(fds):
+            # A copy above the targets, so that no source is overwritten before it was taken.
+            high.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)))
+            actions.append((os.POSIX_SPAWN_DUP2, high[-1], number))
         return os.posix_spawn(
             argv[0],
             list(argv),
@@ -121,8 +124,9 @@ def spawn(argv: Sequence[str], fds: Sequence[int] = ()) -> int:
 async def call(reaper: Reaper, argv: Sequence[str], bundle: Path, fds: Sequence[int] = ()) -> None:
     """Runs one verb to its end; raises GuestFailed with the runtime's own words, DeadlineExceeded."""
     (bundle / "log.json").unlink(missing_ok=True)
+    since = time.time_ns()
     pid = spawn(argv, fds)
-    ended = reaper.watch(pid)
+    ended = reaper.watch(pid, since)
     try:
         async with asyncio.timeout(CALL_SECONDS):
             status = (await asyncio.shield(ended)).status

@@ -13,7 +13,7 @@ from shim.image.app import Component, Variable
 from shim.image.manifest import BadArtifact
 
 PREFIX = "SPIN_VARIABLE_"
-TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")  # linear: no brace inside, so nothing to go back over
 
 
 def environment(spec_env: Iterable[str]) -> dict[str, str]:

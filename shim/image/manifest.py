@@ -107,19 +107,31 @@ def parse_document(data: bytes, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         message = f"{what}: not acceptable JSON: {error}"
         raise BadArtifact(message) from error
+    if "\\ud" in data.decode().lower():
+        _check_surrogates(value, what)
     if not isinstance(value, dict) or _depth(value) > MAX_DEPTH:
         message = f"{what}: wanted a JSON object at most {MAX_DEPTH} levels deep"
         raise BadArtifact(message)
     return value
 
 
+def _check_surrogates(value: object, what: str) -> None:
+    """JSON can spell half a character; no file, message or other program can hold it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        message = f"{what}: not acceptable JSON: half of a surrogate pair is not text"
+        raise BadArtifact(message) from error
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        message = f"duplicate key {shown(next(key for key in keys if keys.count(key) > 1))}"
-        raise ValueError(message)
-    return found
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            message = f"duplicate key {shown(key)}"
+            raise ValueError(message)
+        seen.add(key)
+    return dict(pairs)
 
 
 def _refused(constant: str) -> float:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +22,18 @@ from google.protobuf.message import Message
 
 from shim import cgroup
 from shim.bundle import Bundle, Record
-from shim.errors import DeadlineExceeded, FailedPrecondition, GuestFailed, NotFound
+from shim.errors import DeadlineExceeded, FailedPrecondition, GuestFailed, NotFound, ShimError
 from shim.guest import prepare, runtime
 from shim.guest.reaper import Exit, Reaper
 from shim.mounts import Mount, mount_all, unmount
 from shim.pb.shim_pb2 import CreateTaskRequest
 from shim.stdio import Stdio, open_stdio
 from shim.task import events
-from shim.task.state import State, Verb, step
+from shim.task.state import ALREADY_FINISHED, State, Verb, step
 from shim.task.timeline import Timeline
 
 READY_SECONDS = 60.0
+PREPARE_SECONDS = 900.0  # above the compiler's own limit
 KILL_SECONDS = 10.0
 MAX_READY_LINE = 64 << 10
 
@@ -69,6 +71,7 @@ class Container:
         self._ready = -1
         self._cgroup = cgroup.Cgroup({}, None)
         self._watching: asyncio.Future[Exit] | None = None
+        self._made_at = 0
 
     def __repr__(self) -> str:
         return f"<Container {self.id} {self.state.value}, pid {self.pid}>"
@@ -83,8 +86,10 @@ class Container:
         try:
             await self._make()
         except BaseException:
-            await self._unmake()
-            self.step(Verb.CREATE_FAILED)
+            try:
+                await self._unmake()
+            finally:
+                self.step(Verb.CREATE_FAILED)
             raise
         self.step(Verb.CREATE_DONE)
         self.timeline.mark("created")
@@ -107,10 +112,16 @@ class Container:
 
     async def _prepare(self) -> prepare.Prepared:
         job = self._world.job(self.id, self.bundle.path)
+        since = time.time_ns()
         pid, answer = prepare.fork(job, self._world.work)
-        self._world.reaper.watch(pid)
+        self._world.reaper.watch(pid, since)
         with answer:
-            await readable(answer.fileno())
+            try:
+                async with asyncio.timeout(PREPARE_SECONDS):
+                    await readable(answer.fileno())
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                raise
             return prepare.receive(answer)
 
     async def _create_container(self, codes: list[int]) -> None:
@@ -120,6 +131,7 @@ class Container:
         try:
             fds = [*self._stdio.fds, plan_fd, ready_end, *aot]
             argv = self._oci.create(self.bundle, self.id, len(fds) - 3)
+            self._made_at = time.time_ns()
             await runtime.call(self._world.reaper, argv, self.bundle.path, fds)
         finally:
             os.close(ready_end)
@@ -137,7 +149,7 @@ class Container:
         self._cgroup = cgroup.of_process(pid)
 
     def _watch(self) -> None:
-        self._watching = self._world.reaper.watch(self.pid)
+        self._watching = self._world.reaper.watch(self.pid, self._made_at)
         self._watching.add_done_callback(lambda future: self._on_exit(future.result()))
 
     def _on_exit(self, ended: Exit) -> None:
@@ -166,9 +178,9 @@ class Container:
         self.step(Verb.START_DONE)
         self.timeline.mark("started")
         self._world.publish(*events.started(self.id, self.pid))
-        self.timeline.write(self.bundle.path)
         if self.ended:
             self._on_exit(self.ended)
+        self.timeline.write(self.bundle.path)
         return self.pid
 
     async def _until_ready(self) -> list[tuple[str, int]]:
@@ -188,9 +200,13 @@ class Container:
 
     async def _end_failed_start(self) -> None:
         """Nothing of a failed start goes on running; no exit is told for what was never started."""
-        await self._kill_and_wait()
+        try:
+            await self._kill_and_wait()
+        except DeadlineExceeded as error:
+            log.error("after a failed start: %s; Delete will try again", error)
         self.step(Verb.START_FAILED)
-        self.exited.set()
+        if self.ended:
+            self.exited.set()
 
     async def wait(self) -> Exit:
         """How the init ended, as soon as it has."""
@@ -205,14 +221,14 @@ class Container:
         """Signals the init, or every process of the container. Raises the table's refusal."""
         self.step(Verb.KILL)
         if everyone:
-            for pid in self._cgroup.pids():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            self._cgroup.signal_all_but(self.pid, number)
         self._signal(number)
 
     def _signal(self, number: int) -> None:
         try:
             signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError as error:
+            raise NotFound(ALREADY_FINISHED) from error
         except OSError as error:
             message = f"cannot send signal {number} to task {self.id}: {error.strerror}"
             raise FailedPrecondition(message) from error
@@ -253,7 +269,7 @@ class Container:
                 await runtime.call(
                     self._world.reaper, self._oci.delete(self.bundle, self.id), self.bundle.path
                 )
-            except (GuestFailed, DeadlineExceeded) as error:
+            except (ShimError, OSError) as error:
                 log.debug("after a failed create: %s", error)
         self._release()
 

@@ -58,7 +58,8 @@ Outcome = State | Refusal
 
 NO_TASK = Refusal(NotFound, "task {id}: not found")
 TAKEN = Refusal(AlreadyExists, "task {id}: already exists")
-FINISHED = Refusal(NotFound, "process already finished: not found")
+ALREADY_FINISHED = "process already finished: not found"  # clients match this text
+FINISHED = Refusal(NotFound, ALREADY_FINISHED)
 TOO_EARLY = Refusal(FailedPrecondition, "cannot {verb} task {id}, which is {state}")
 BUSY = TOO_EARLY
 STILL_RUNS = Refusal(FailedPrecondition, "cannot delete task {id}, which is {state}: kill it first")
@@ -117,7 +118,8 @@ TABLE: dict[tuple[State, Verb], Outcome] = {
     ),
     **_row(
         State.STOPPED,
-        {Verb.KILL: FINISHED, Verb.DELETE: State.DELETING},
+        # A process that outlived the failed start it belonged to is reported here.
+        {Verb.KILL: FINISHED, Verb.DELETE: State.DELETING, Verb.EXITED: State.STOPPED},
         TOO_EARLY,
     ),
     # A created task that is deleted is killed on the way, so its exit may be reported here.

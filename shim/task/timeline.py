@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -26,8 +27,9 @@ class Timeline:
         self.steps.extend((str(name), int(when)) for name, when in steps)
 
     def write(self, bundle: Path) -> None:
-        """Leaves the timeline where `spinwheel timeline` finds it."""
-        replace(bundle / FILE, json.dumps(self.steps).encode())
+        """Leaves the timeline where `spinwheel timeline` finds it; a disk that is full costs no more."""
+        with contextlib.suppress(OSError):
+            replace(bundle / FILE, json.dumps(self.steps).encode())
 
 
 def rows(steps: list[tuple[str, int]]) -> list[tuple[str, float, float]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+from google.protobuf.message import DecodeError
+
 from shim.errors import Unavailable, error_from
 from shim.pb.request_pb2 import Response
 from shim.ttrpc.wire import Frame, FrameReader, encode_request, make_request
@@ -89,7 +91,11 @@ class Client(asyncio.Protocol):
 
 def payload_of(frame: Frame) -> bytes:
     """The payload of a Response frame; raises the ShimError of its status."""
-    response = Response.FromString(frame.payload)
+    try:
+        response = Response.FromString(frame.payload)
+    except DecodeError as error:
+        message = f"ttrpc: an answer of {len(frame.payload)} bytes does not decode"
+        raise Unavailable(message) from error
     if response.status.code:
         raise error_from(response.status.code, response.status.message)
     return response.payload

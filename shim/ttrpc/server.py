@@ -2,7 +2,7 @@
 
 Laws: requests of one connection run side by side and are answered in any order (wire.md 1.5); nothing a
 peer sends ends the process; a peer that does not read is cut off at MAX_UNSENT bytes; handlers of a
-connection that went away are cancelled, except those that say they must finish (`shielded`).
+connection that went away are cancelled (what must not stop half-way, its service shields).
 """
 
 from __future__ import annotations

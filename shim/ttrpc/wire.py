@@ -17,7 +17,6 @@ from shim.pb.request_pb2 import KeyValue, Request, Response
 
 HEADER = struct.Struct(">IIBB")
 MAX_PAYLOAD = 4 << 20  # bytes, both directions (wire.md 1.4)
-MAX_STREAM_ID = 2**32 - 1
 
 
 class MessageType(IntEnum):

@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 from shim.errors import NotFound
 from shim.pb import shim_pb2 as pb
 from shim.ttrpc.client import Client, connect
 from tests.harness.events import EventLog
-from tests.harness.node import Node
+from tests.harness.node import RUNTIME, Node
 
 TASK = "containerd.task.v2.Task"
 
@@ -187,6 +188,54 @@ def test_kill_works_while_the_guest_is_stopped(node: Node, p2: str) -> None:
     node.wait_status("frozen", "STOPPED")
     assert time.monotonic() - began < 2.0
     node.remove("frozen")
+
+
+def test_output_that_nobody_reads_costs_lines_not_the_app(node: Node, p2: str) -> None:
+    """`ctr run -d` without a log: ctr leaves its FIFOs, 3,000 printing requests go on (faults.md G15)."""
+    words = ("run", "-d", "--net-host", "--runtime", RUNTIME, "--env=SPIN_HTTP_LISTEN_ADDR=127.0.0.1:0")
+    node.ctr(*words, p2, "silent", "/")
+    steps = node.bundle("silent") / "timeline.json"
+    assert steps.exists()
+    url = f"http://{listening(node.pid('silent'))}/log"
+    for _ in range(3_000):
+        with urllib.request.urlopen(url, timeout=5) as answer:  # http to loopback
+            answer.read()
+    node.remove("silent")
+
+
+def listening(pid: int) -> str:
+    """The loopback address that a process listens on."""
+    sockets = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            return f"127.0.0.1:{int(fields[1].partition(':')[2], 16)}"
+    raise AssertionError
+
+
+def test_killing_everyone_once(node: Node, p2: str) -> None:
+    """`kill --all` with SIGTERM is one signal to the app: it drains and ends with 0."""
+    node.run("all", p2)
+    answers: list[int] = []
+    request = threading.Thread(target=lambda: answers.append(node.get("all", "/sleep/700").status))
+    request.start()
+    time.sleep(0.3)
+    node.ctr("tasks", "kill", "--all", "-s", "SIGTERM", "all")
+    request.join()
+    node.wait_status("all", "STOPPED")
+    assert (answers, node.ctr("tasks", "rm", "all").returncode) == ([200], 0)
+    node.ctr("containers", "rm", "all")
+
+
+def test_an_oci_runtime_that_cannot_run(node: Node, p2: str) -> None:
+    """A program without a format: Create says so, and the name and the pod server are free again."""
+    broken = node.containerd.base_dir / "broken-runtime"
+    broken.write_bytes(b"not a program")
+    broken.chmod(0o755)
+    said = node.run("enoexec", p2, options={"BinaryName": str(broken)}, check=False, detach=False)
+    assert "cannot run" in said.stderr
+    assert node.status("enoexec") == ""
+    broken.unlink()
 
 
 def test_answers_above_the_limit_are_errors(node: Node, p2: str) -> None:

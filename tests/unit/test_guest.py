@@ -1,7 +1,9 @@
 """Variables, plan, spec and static files: pure decisions and the folders they lead to."""
 
+import gzip
 import io
 import json
+import resource
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from cache.store import DirectoryStore
-from shim.errors import InvalidArgument
+from shim.errors import InvalidArgument, Unavailable
 from shim.guest import files, plan, spec, variables
 from shim.image.app import App, Component, Content, StaticFile, Trigger, Variable, bare_app
 from shim.image.artifact import Artifact
@@ -172,7 +174,7 @@ def test_files_from_inline_layers_and_archives(tmp_path: Path) -> None:
         ),
     )
     store = DirectoryStore(tmp_path / "cache")
-    tree = files.tree_of(store, blobs, artifact, component)
+    tree = files.tree_of(store, blobs, artifact, component, tmp_path / "spare")
     assert tree is not None
     assert {p.relative_to(tree).as_posix(): p.read_bytes() for p in tree.rglob("*") if p.is_file()} == {
         "in.txt": b"small",
@@ -181,7 +183,7 @@ def test_files_from_inline_layers_and_archives(tmp_path: Path) -> None:
     }
     assert (tree / "a/l").stat().st_mode & 0o222 == 0
     before = len(blobs.reads)
-    assert files.tree_of(store, blobs, artifact, component) == tree
+    assert files.tree_of(store, blobs, artifact, component, tmp_path / "spare") == tree
     assert len(blobs.reads) == before
     assert not list((tmp_path / "cache" / "files").glob(".new-*"))
 
@@ -195,7 +197,7 @@ def _names(descriptor: dict[str, Any]) -> dict[str, Any]:
     [
         (b"not a tar", "not a readable tar"),
         (packed({"x": b"A" * 300})[:60], "not a readable tar|is in none"),
-        (packed({"x": b"\0" * (8 << 20)}), "x packed"),
+        (packed({"x": b"\0" * (8 << 20)}), "unpacks to more than"),
         (packed({"x": b"other"}), "is in none of the 1 archives"),
     ],
 )
@@ -206,5 +208,48 @@ def test_bad_archives_leave_nothing(tmp_path: Path, data: bytes, words: str) -> 
     component = Component("c", digest_of(b""), files=(static("x", b"A" * 300),))
     store = DirectoryStore(tmp_path / "cache")
     with pytest.raises(BadArtifact, match=words):
-        files.tree_of(store, blobs, artifact_with(archive), component)
+        files.tree_of(store, blobs, artifact_with(archive), component, tmp_path / "spare")
     assert list((tmp_path / "cache" / "files").iterdir()) == []
+    assert not (tmp_path / "spare").exists()
+
+
+def test_a_header_bomb_is_bounded(tmp_path: Path) -> None:
+    """A PAX header that claims 200 MiB is not read whole (faults.md A9)."""
+    out = io.BytesIO()
+    with gzip.open(out, "wb") as packed_bytes:
+        header = tarfile.TarInfo("x")
+        header.type, header.size = tarfile.XHDTYPE, 200 << 20
+        packed_bytes.write(header.tobuf())
+        packed_bytes.write(b"\0" * (200 << 20))
+    blobs = MemoryBlobs()
+    archive = Descriptor(**_names(blobs.add(out.getvalue(), ARCHIVE_LAYER)))
+    component = Component("c", digest_of(b""), files=(static("x", b"A" * 300),))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadArtifact, match="unpacks to more than"):
+        files.tree_of(
+            DirectoryStore(tmp_path / "c"), blobs, artifact_with(archive), component, tmp_path / "s"
+        )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_one_layer_under_many_names_is_bounded(tmp_path: Path) -> None:
+    """A tree is counted before it is written."""
+    layer = Descriptor("data", digest_of(b"big"), 1 << 30)
+    same = tuple(StaticFile(f"f{n}", Content(layer.digest)) for n in range(3))
+    artifact = artifact_with(data={layer.digest: layer})
+    with pytest.raises(BadArtifact, match="3 files of 3221225472 bytes"):
+        files.tree_of(
+            DirectoryStore(tmp_path), MemoryBlobs(), artifact, Component("c", "", files=same), tmp_path
+        )
+
+
+def test_files_without_a_cache_are_placed_in_the_bundle(tmp_path: Path) -> None:
+    """An unusable cache costs the sharing, not the start; with no room anywhere the folder is named."""
+    (tmp_path / "cache").write_text("in the way")
+    component = Component("c", digest_of(b""), files=(static("a/b", b"small", inline=True),))
+    store, artifact = DirectoryStore(tmp_path / "cache"), artifact_with()
+    tree = files.tree_of(store, MemoryBlobs(), artifact, component, tmp_path / "spare")
+    assert tree == tmp_path / "spare"
+    assert (tree / "a/b").read_bytes() == b"small"
+    with pytest.raises(Unavailable, match="cannot place its files"):
+        files.tree_of(store, MemoryBlobs(), artifact, component, tmp_path / "cache" / "spare")

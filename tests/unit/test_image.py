@@ -115,12 +115,20 @@ def test_documents_are_taken_or_refused_but_never_crash(data: bytes) -> None:
         ('{"a":' + "[" * 40 + "]" * 40 + "}", "levels deep"),
         ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", "not acceptable JSON"),
         ("\ufeff{}", "not acceptable JSON"),
+        ('{"a": "\\ud800"}', "half of a surrogate pair"),
     ],
 )
 def test_ambiguous_json_is_refused(text: str, words: str) -> None:
     """Two readers must never see two documents (faults.md A10)."""
     with pytest.raises(BadArtifact, match=words):
         parse_document(text.encode(), "test")
+
+
+def test_many_keys_take_no_time() -> None:
+    """Looking for a duplicate among 200,000 keys is linear."""
+    keys = ",".join(f'"k{n}":0' for n in range(200_000))
+    with pytest.raises(BadArtifact, match='duplicate key "k7"'):
+        parse_document(f'{{{keys},"k7":1}}'.encode(), "test")
 
 
 def test_a_manifest_must_agree_with_its_descriptor() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -148,12 +149,13 @@ def test_exits_early_and_late() -> None:
     async def scenario() -> list[Exit]:
         reaper = Reaper()
         reaper.install()
+        since = time.time_ns()
         early = spawn(["/bin/sh", "-c", "exit 7"])
         await asyncio.sleep(0.2)
         late = spawn(["/bin/sleep", "30"])
-        waiter = reaper.watch(late)
+        waiter = reaper.watch(late, since)
         os.kill(late, signal.SIGTERM)
-        return [await asyncio.wait_for(reaper.watch(early), 5), await asyncio.wait_for(waiter, 5)]
+        return [await asyncio.wait_for(reaper.watch(early, since), 5), await asyncio.wait_for(waiter, 5)]
 
     assert [ended.status for ended in asyncio.run(scenario())] == [7, 143]
 
@@ -167,7 +169,7 @@ def test_children_get_their_descriptors_whatever_numbers_are_taken(tmp_path: Pat
         reaper = Reaper()
         reaper.install()
         script = "for n in 3 4 5; do echo $n >&$n; done"
-        await reaper.watch(spawn(["/bin/sh", "-c", script], [*files[:3], files[5], files[4], files[3]]))
+        await reaper.watch(spawn(["/bin/sh", "-c", script], [*files[:3], files[5], files[4], files[3]]), 0)
 
     asyncio.run(scenario())
     assert [(tmp_path / str(n)).read_text() for n in (5, 4, 3)] == ["3\n", "4\n", "5\n"]

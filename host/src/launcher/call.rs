@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::flags::Flags;
 
-/// What of the environment the zygote may have: it serves many, and none needs more.
+/// What of containerd's environment goes any further: our processes serve many, and none needs more.
 const ENVIRONMENT: [&str; 7] = [
     "PATH",
     "LANG",
@@ -52,10 +52,7 @@ impl Call {
     pub fn message(&self) -> Option<Vec<u8>> {
         let argv = self.args.iter().map(text).collect::<Option<_>>()?;
         let cwd = text(std::env::current_dir().ok()?.as_os_str())?;
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| Some((text(&name)?, text(&value)?)))
-            .filter(|(name, _)| ENVIRONMENT.contains(&name.as_str()) || name.starts_with(OURS))
-            .collect();
+        let env = environment();
         let message = Message { argv, cwd, env, started_ns: self.started_ns };
         serde_json::to_vec(&message).ok()
     }
@@ -72,6 +69,14 @@ impl Call {
         let run_dir = run_dir.map_or_else(|| PathBuf::from("/run/spinwheel"), PathBuf::from);
         Some(run_dir.join("zygote").join(format!("{}.sock", key(&identity))))
     }
+}
+
+/// The variables that may be passed on, to the zygote and to the Python shim alike.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((text(&name)?, text(&value)?)))
+        .filter(|(name, _)| ENVIRONMENT.contains(&name.as_str()) || name.starts_with(OURS))
+        .collect()
 }
 
 /// This program's file, symlinks resolved.

@@ -19,7 +19,7 @@ pub fn run(call: &Call, consumed: Consumed) -> ExitCode {
     let path = shim_path();
     let failed = match consumed.map_or(Ok(()), |bytes| replay(&bytes)) {
         // `exec` names the program by its path, which is what the shim finds its parts by.
-        Ok(()) => Command::new(&path).args(&call.args).exec(),
+        Ok(()) => Command::new(&path).args(&call.args).env_clear().envs(call::environment()).exec(),
         Err(cause) => cause,
     };
     eprintln!("cannot run {}: {failed}; install spinwheel again", path.display());
