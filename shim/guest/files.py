@@ -147,9 +147,10 @@ def unpack(source: BlobSource, archive: Descriptor, folder: Path, wanted: set[st
         packed.seek(0)
         budget = min(MAX_UNPACKED, archive.size * MAX_RATIO)
         try:
-            bounded = cast("IO[bytes]", Bounded(gzip.open(packed), budget))
-            with tarfile.open(fileobj=bounded, mode="r|") as tar:
-                _unpack_entries(tar, folder, wanted)
+            with gzip.open(packed) as raw:
+                bounded = cast("IO[bytes]", Bounded(raw, budget))
+                with tarfile.open(fileobj=bounded, mode="r|") as tar:
+                    _unpack_entries(tar, folder, wanted)
         except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
             message = f"archive {archive.digest}: not a readable tar+gzip: {error}"
             raise BadArtifact(message) from error
