@@ -222,8 +222,7 @@ def main(argv: list[str]) -> int:
     cwd = os.environ.get("PWD", "/")
     with contextlib.suppress(OSError):
         cwd = os.getcwd()
-    os.environ.clear()
-    os.environ.update(env)
+    # The launcher has cleared the environment: what a process was started with stays in /proc for good.
     steps = (("plain process", started),)
     call = Call(flags, action, cwd, env, lifecycle.read_stdin(action), steps)
     outcome = lifecycle.run(call)
