@@ -117,3 +117,14 @@ class TestEvents:
         """Exit and Delete tell one story."""
         wrong = event("delete", exit_status=255)
         assert "exit_status" in violations([CREATE, START, EXIT, wrong])[0]
+
+
+def test_a_ledger_that_may_shrink_still_must_not_grow() -> None:
+    """Losses are let pass where that was said, gains never."""
+    entries = Counter(["file", "file"])
+    ledger = Ledger({"L5": lambda: Counter(entries)}, may_shrink=("L5",))
+    before = ledger.snapshot()
+    entries.subtract(["file"])
+    assert ledger.settled(before, seconds=0) == {}
+    entries.update(["file", "socket"])
+    assert ledger.settled(before, seconds=0)["L5"].gained == ("socket",)
