@@ -4,6 +4,7 @@ Native containers of the runc shim stand in for ours here, so a failure is the h
 """
 
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Iterator
@@ -86,10 +87,11 @@ def test_a_whole_life_leaves_the_books_as_they_were(daemon: PrivateContainerd, r
     ledger = Ledger(sources(Scope(daemon, cgroup_parents=["/default"])))
     before = ledger.snapshot()
     with EventLog(daemon) as log:
-        run_sleeper(daemon, rootfs, "life")
+        life = f"life-{secrets.token_hex(4)}"  # cgroups are named by it, and other daemons may use them too
+        run_sleeper(daemon, rootfs, life)
         gained = ledger.settled(before, seconds=0)
-        daemon.ctr("tasks", "rm", "--force", "life")
-        daemon.ctr("containers", "rm", "life")
+        daemon.ctr("tasks", "rm", "--force", life)
+        daemon.ctr("containers", "rm", life)
         assert log.wait_for(is_over)
         assert violations(log.events) == []
     shown = {"L1 processes", "L3 sockets", "L4 cgroups", "L6 files", "L7 objects"}
