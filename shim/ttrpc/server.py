@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._calls: set[asyncio.Task[None]] = set()
         self._transport: asyncio.Transport | None = None
+        self._last_stream = 0
         self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -139,10 +140,10 @@ class Connection(asyncio.Protocol):
         self._send(encode_error(event.stream_id, Code.RESOURCE_EXHAUSTED, text))
 
     def _receive(self, frame: Frame) -> None:
-        if frame.type not in (MessageType.REQUEST, MessageType.DATA):
-            return
         try:
             self._check(frame)
+            if frame.type != MessageType.REQUEST:
+                return  # a type of the future
             request = parse_request(frame.payload)
             answer = self._server.handler(request)(request.payload)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises is the call's answer
@@ -154,15 +155,24 @@ class Connection(asyncio.Protocol):
             self._spawn(frame.stream_id, request, answer)
 
     def _check(self, frame: Frame) -> None:
+        """Go's rules in Go's order, so that a peer finds the same server here (wire.md 1.3)."""
         if not is_client_stream(frame.stream_id):
             message = f"stream id {frame.stream_id} is even: clients open odd ones"
             raise BadStream(message)
         if frame.type == MessageType.DATA:
             message = f"data for stream {frame.stream_id}, which is not open"
             raise BadStream(message)
+        if frame.type == MessageType.REQUEST:
+            self._advance(frame.stream_id)
         if len(self._calls) >= MAX_IN_FLIGHT:
             message = f"more than {MAX_IN_FLIGHT} calls in flight on one connection"
             raise TooManyCalls(message)
+
+    def _advance(self, stream_id: int) -> None:
+        if stream_id <= self._last_stream:
+            message = f"stream id {stream_id} is not above {self._last_stream}, the last one: ids only grow"
+            raise BadStream(message)
+        self._last_stream = stream_id
 
     def _spawn(self, stream_id: int, request: Request, answer: Awaitable[bytes]) -> None:
         name = f"{request.method}#{stream_id}"

@@ -176,8 +176,8 @@ async def raw(path: Path, data: bytes, *, byte_by_byte: bool = False) -> Respons
 
 
 def good_frame() -> bytes:
-    """A call that succeeds."""
-    return wire.encode_request(1, wire.make_request("test.Echo", "Echo", b"ok"))
+    """A call that succeeds, on the second stream."""
+    return wire.encode_request(3, wire.make_request("test.Echo", "Echo", b"ok"))
 
 
 def test_one_byte_writes_work(path: Path) -> None:
