@@ -46,3 +46,9 @@ test *words:
 # the ledger over more lives than CI has time for
 cycles count="1000":
     SPINWHEEL_CYCLES={{count}} python -m pytest tests/e2e/test_cycles.py
+
+# every parser of foreign bytes for so many seconds each, then as many random ttrpc conversations
+fuzz seconds="300":
+    for target in $(python -m tests.fuzz.targets); do \
+        python -m tests.fuzz.run $target -max_total_time={{seconds}} -rss_limit_mb=1024 -timeout=10 || exit 1; done
+    SPINWHEEL_FUZZ_SEQUENCES=$(({{seconds}} * 150)) python -m pytest --timeout=0 tests/fuzz/test_ttrpc_dialogue.py

@@ -117,11 +117,14 @@ def _data(files: Mapping[str, bytes], blobs: Blobs) -> list[Json]:
 
 
 def _archive(files: Mapping[str, bytes], blobs: Blobs) -> list[Json]:
-    if not files:
-        return []
+    return [blobs.add(ARCHIVE_TYPE, archive_of(files))] if files else []
+
+
+def archive_of(files: Mapping[str, bytes]) -> bytes:
+    """The tar+gzip of *files*."""
     buffer = io.BytesIO()
     _write_tar(buffer, files.items())
-    return [blobs.add(ARCHIVE_TYPE, gzip.compress(buffer.getvalue(), mtime=0))]
+    return gzip.compress(buffer.getvalue(), mtime=0)
 
 
 def _wkg(app: App, blobs: Blobs) -> Json:
