@@ -72,10 +72,10 @@ class Bundle:
         except (OSError, ValueError, TypeError):
             return None
 
-    def pid(self) -> int | None:
-        """The init's pid as the OCI runtime wrote it, or None."""
+    def pid(self, name: str = "init.pid") -> int | None:
+        """A pid as the OCI runtime wrote it, the init's or an exec's, or None."""
         try:
-            return int((self.path / "init.pid").read_text())
+            return int((self.path / name).read_text())
         except (OSError, ValueError):
             return None
 
@@ -86,9 +86,12 @@ class Bundle:
         """
         for folder in (self.oci, self.path / "files"):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in (RECORD, "init.pid", "log.json", "timeline.json"):
+        for name in (RECORD, "init.pid", "timeline.json"):
             remove(self.path / name)
         with contextlib.suppress(OSError):
+            for pattern in ("log-*.json", "exec-*"):
+                for path in list(self.path.glob(pattern)):
+                    remove(path)
             if self.rootfs.is_dir() and not os.path.ismount(self.rootfs):
                 for stray in list(self.rootfs.iterdir()):
                     remove(stray)

@@ -58,6 +58,12 @@ class Cgroup:
         finally:
             os.close(descriptor)
 
+    def oom_kills(self) -> int:
+        """How many processes of the cgroup the kernel has killed for want of memory."""
+        if self.is_v2:
+            return _table(self.unified, "memory.events").get("oom_kill", 0)
+        return _table(self.controllers.get("memory"), "memory.oom_control").get("oom_kill", 0)
+
     def stats(self) -> cgroup1_pb2.Metrics | cgroup2_pb2.Metrics:
         """The figures of now; raises NotFound when the cgroup is gone."""
         folder = self.unified if self.is_v2 else self.controllers.get("memory")

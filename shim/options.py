@@ -32,17 +32,20 @@ KEYS: dict[str, tuple[str, type]] = {
     "root": ("root", str),
     "shimcgroup": ("shim_cgroup", str),
     "shim_cgroup": ("shim_cgroup", str),
+    "nativecontainers": ("native_containers", bool),
+    "native_containers": ("native_containers", bool),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What an operator may set for a runtime handler."""
+    """What an operator may set for a runtime handler; `systemd_cgroup` None means: see the spec."""
 
     binary_name: str = ""
     root: str = ""
-    systemd_cgroup: bool = False
+    systemd_cgroup: bool | None = None
     shim_cgroup: str = ""
+    native_containers: bool = True
 
 
 def parse_options(options: AnyMessage) -> Options:
@@ -62,7 +65,8 @@ def parse_options(options: AnyMessage) -> Options:
 
 
 def _from_runc(message: RuncOptions) -> Options:
-    return Options(message.binary_name, message.root, message.systemd_cgroup, message.shim_cgroup)
+    systemd = message.systemd_cgroup or None  # proto3 does not tell false from unset
+    return Options(message.binary_name, message.root, systemd, message.shim_cgroup)
 
 
 def _from_toml(message: RuntimeOptions) -> Options:

@@ -13,19 +13,22 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from setproctitle import setproctitle
 
 from shim import log as shim_log
+from shim.errors import InvalidArgument
 from shim.guest import prepare
 from shim.guest.reaper import Reaper
-from shim.guest.runtime import OciRuntime, choose
+from shim.guest.runtime import OciRuntime, choose, choose_native
 from shim.launch import Launch
 from shim.options import parse_options
 from shim.publish import Publisher
-from shim.task.container import World
+from shim.task.process import World
 from shim.task.service import TaskService
 from shim.task.timeline import Timeline
 from shim.ttrpc.server import Server
@@ -80,9 +83,19 @@ class PodServer:
         log.warning("no task for %.0f s: leaving", IDLE_SECONDS)
         self.leave()
 
-    def _choose_runtime(self, options: AnyMessage) -> OciRuntime:
+    def _choose_runtime(self, options: AnyMessage, spec: Mapping[str, Any], native: bool) -> OciRuntime:  # noqa: FBT001  # see ChooseRuntime
         chosen = parse_options(options if options.type_url else self._launch.options)
-        return choose(chosen, self._launch.settings, self._launch.namespace)
+        path = str((spec.get("linux") or {}).get("cgroupsPath", ""))
+        place = (chosen, self._launch.settings, self._launch.namespace)
+        if not native:
+            return choose(*place, path)
+        if not chosen.native_containers and not prepare.is_sandbox(spec):
+            message = (
+                "wanted a Spin artifact, found an ordinary image, and this runtime handler runs none "
+                "(NativeContainers = false); push the app with `spinwheel push` or `spin registry push`"
+            )
+            raise InvalidArgument(message)
+        return choose_native(*place, (str(spec.get("ociVersion", "")), path))
 
     def _timeline(self) -> Timeline:
         """The steps of `start` belong to the first task only."""

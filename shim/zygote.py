@@ -61,10 +61,14 @@ def preload() -> None:
     import grpc  # noqa: F401, PLC0415  # no channel is opened here: that would start threads
 
     from shim import podserver  # noqa: F401, PLC0415  # pulls in the rest
+    from shim.guest import runtime  # noqa: PLC0415
     from shim.guest.compiler import fingerprint  # noqa: PLC0415
 
     with contextlib.suppress(Exception):
         fingerprint(Settings.from_env(os.environ).host)
+    for binary in runtime.installed():
+        with contextlib.suppress(Exception):
+            runtime.accepts(binary, "1.0.2")
     gc.collect()
     gc.freeze()
 

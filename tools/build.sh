@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds the programs that the tests run from source: containerd, ctr and the runc shim.
+# Builds the programs that the tests run from source: containerd, ctr and the runc shim; crictl.
 #
-#   tools/build.sh [containerd|next]
+#   tools/build.sh [containerd|next|v1|cri]
 #
 # Knows: which module folder pins which programs, and how they are compiled. The versions
 # themselves stand in go.mod only. `containerd` is the release that clusters run; `next` is the
-# newest one, which hands a shim its BootstrapParams on stdin (2.3 and later).
+# newest one, which hands a shim its BootstrapParams on stdin (2.3 and later); `v1` is the last of the
+# 1.x line; `cri` has crictl.
 # Laws:
 #  * the last line of stdout is the folder with the programs, and nothing else is on stdout;
 #  * a product is keyed by everything that went into it, so a second run only prints its path;
@@ -25,8 +26,8 @@ fail() {
 module_folder() {
     case $1 in
     containerd) echo "$here" ;;
-    next) echo "$here/next" ;;
-    *) fail "wanted containerd or next; found '$1'. Run tools/build.sh containerd" ;;
+    next | v1 | cri) echo "$here/$1" ;;
+    *) fail "wanted containerd, next, v1 or cri; found '$1'. Run tools/build.sh containerd" ;;
     esac
 }
 
@@ -42,10 +43,12 @@ programs() {
     sed -n 's/^[[:space:]]*_ "\(.*\)"$/\1/p' "$1/tools.go"
 }
 
-# A program built from a dependency does not learn its version from git, so it is told.
+# A program built from a dependency does not learn its version from git, so it is told, where containerd
+# and where crictl keep it. The module is the one that go.mod requires first.
 version_flag() {
-    local module=github.com/containerd/containerd/v2
-    echo "-X $module/version.Version=$(cd "$1" && go list -mod=readonly -m -f '{{.Version}}' "$module")"
+    local module version
+    read -r module version < <(sed -n 's/^require \([^ ]*\) \(v[^ ]*\)$/\1 \2/p' "$1/go.mod")
+    echo "-X $module/version.Version=$version -X $module/pkg/version.Version=$version"
 }
 
 compile() {

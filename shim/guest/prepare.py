@@ -25,14 +25,14 @@ from cache.fill import get_or_fill
 from cache.key import Key
 from cache.store import DirectoryStore
 from shim.bundle import KIND_ANNOTATION, Bundle, notes_of
-from shim.errors import Unavailable, Unimplemented, error_from, status_of
+from shim.errors import Unavailable, error_from, status_of
 from shim.guest import plan, spec, variables
 from shim.guest.compiler import NATIVE, compute_from, fingerprint
 from shim.guest.files import tree_of
 from shim.image.app import App
 from shim.image.artifact import Artifact, BlobSource, resolve
 from shim.image.containerd import Containerd
-from shim.image.manifest import BadArtifact
+from shim.image.manifest import BadArtifact, NotSpin
 from shim.settings import Settings
 
 PR_SET_PDEATHSIG = 1
@@ -55,10 +55,14 @@ class Job:
 
 @dataclass(slots=True)
 class Prepared:
-    """What a Create goes on with: `fds` are the plan and the compiled components; `steps` (name, ns)."""
+    """What a Create goes on with: `fds` are the plan and the compiled components; `steps` (name, ns).
+
+    A `native` container has no descriptors: it runs as its own spec says.
+    """
 
     fds: list[int]
     steps: list[tuple[str, int]] = field(default_factory=list)
+    native: bool = False
 
     def close(self) -> None:
         """Gives the descriptors up."""
@@ -67,7 +71,11 @@ class Prepared:
 
 
 def prepare(job: Job, source: Containerd) -> Prepared:
-    """Resolves, compiles, plans and writes the bundle; raises ShimError. Blocks; runs in the child."""
+    """Resolves, compiles, plans and writes the bundle; raises ShimError. Blocks; runs in the child.
+
+    What an image is decides alone whether it runs as an app: nothing in a Spin artifact is ever executed
+    natively (faults.md A3).
+    """
     steps: list[tuple[str, int]] = []
 
     def done(step: str) -> None:
@@ -75,9 +83,10 @@ def prepare(job: Job, source: Containerd) -> Prepared:
 
     bundle = Bundle(job.bundle)
     original = bundle.config()
-    _check_spin_container(original)
-    artifact = resolve(source, source.target_of(source.image_of(job.container_id)))
+    artifact = _artifact(source, job.container_id)
     done("image resolved")
+    if artifact is None:
+        return Prepared([], steps, native=True)
     env = variables.environment((original.get("process") or {}).get("env") or [])
     values = variables.resolve(artifact.app.variables, env)
     store = DirectoryStore(job.settings.cache_dir)
@@ -95,14 +104,20 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     return Prepared([_memory_file("plan", document), *codes], steps)
 
 
-def _check_spin_container(original: Mapping[str, Any]) -> None:
-    process = original.get("process") or {}
-    if notes_of(original).get(KIND_ANNOTATION) == "sandbox":
-        message = "pod sandboxes (pause containers) are not supported yet; run the app with `ctr run`"
-        raise Unimplemented(message)
-    if process.get("terminal"):
-        message = "terminals are not supported yet; run without --tty"
-        raise Unimplemented(message)
+def is_sandbox(spec: Mapping[str, Any]) -> bool:
+    """True for the container that holds a pod's namespaces (wire.md 4.4)."""
+    return notes_of(spec).get(KIND_ANNOTATION) == "sandbox"
+
+
+def _artifact(source: Containerd, container_id: str) -> Artifact | None:
+    """The container's Spin artifact; None for one made from an ordinary image or from a plain folder."""
+    image = source.image_of(container_id)
+    if not image:
+        return None
+    try:
+        return resolve(source, source.target_of(image))
+    except NotSpin:
+        return None
 
 
 def _code(
@@ -181,7 +196,8 @@ def _answer(out: socket.socket, job: Job, work: Callable[[Job], Prepared]) -> No
             log.exception("preparing %s failed", job.container_id)
         out.sendall(json.dumps({"code": code, "message": message}).encode())
         return
-    socket.send_fds(out, [json.dumps({"steps": prepared.steps}).encode()], prepared.fds)
+    answer = {"steps": prepared.steps, "native": prepared.native}
+    socket.send_fds(out, [json.dumps(answer).encode()], prepared.fds)
 
 
 def run(job: Job) -> Prepared:
@@ -201,4 +217,4 @@ def receive(answer: socket.socket) -> Prepared:
     if "code" in fields:
         raise error_from(fields["code"], fields["message"])
     steps = [(name, when) for name, when in fields["steps"]]
-    return Prepared(list(fds), steps)
+    return Prepared(list(fds), steps, fields["native"])

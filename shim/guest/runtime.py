@@ -1,73 +1,95 @@
 """The OCI runtime (crun or runc): which one, its command lines, and what its failures say.
 
-Laws: containers are made, started and removed by it alone (design.md D6); it is spawned without a shell and
-with an environment of our own; a call that does not end in CALL_SECONDS is killed; its error is the last line
-of its JSON log, and nothing on the container's own stdio.
+Laws: containers are made, started, changed and removed by it alone (design.md D6); it is spawned without a
+shell and with an environment of our own; a call that does not end in CALL_SECONDS is killed; its error is the
+last line of its JSON log, which each call has for itself, and nothing on the container's own stdio.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import functools
+import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shim.bundle import Bundle
 from shim.cgroup import ROOT, is_v2_host
 from shim.errors import DeadlineExceeded, GuestFailed, Unavailable
 from shim.guest.reaper import Reaper
+from shim.guest.spawn import CLEAN_ENV, SEARCH_PATH, spawn
 from shim.options import Options
 from shim.settings import Settings
 
 CANDIDATES = ("crun", "runc")
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CALL_SECONDS = 60.0
+SYSTEMD_PATH = re.compile(r"[^/:]*:[^/:]+:[^/:]+\Z")  # slice:prefix:name (wire.md 4.4)
 
 log = logging.getLogger(__name__)
+_calls = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class OciRuntime:
-    """One runtime binary with its state folder; builds command lines."""
+    """One runtime binary with its state folder."""
 
     binary: str
     root: str
     systemd: bool = False
 
-    def command(self, bundle: Path, *words: str) -> list[str]:
-        """The argv for one verb, with its log in the bundle."""
+    def argv(self, log_file: Path, words: Sequence[str]) -> list[str]:
+        """The whole command line of one verb, with its log in `log_file`."""
         driver = ["--systemd-cgroup"] if self.systemd else []
-        logging_to = ["--log", str(bundle / "log.json"), "--log-format", "json"]
+        logging_to = ["--log", str(log_file), "--log-format", "json"]
         return [self.binary, "--root", self.root, *logging_to, *driver, *words]
 
-    def create(self, bundle: Bundle, container_id: str, extra_fds: int) -> list[str]:
-        """Creates the container of `bundle.oci`; its init gets descriptors 3 to 3 + extra_fds - 1."""
-        pid_file = str(bundle.path / "init.pid")
-        words = ["create", "--bundle", str(bundle.oci), "--pid-file", pid_file]
-        return self.command(bundle.path, *words, "--preserve-fds", str(extra_fds), container_id)
-
-    def start(self, bundle: Bundle, container_id: str) -> list[str]:
-        """Lets a created container run."""
-        return self.command(bundle.path, "start", container_id)
-
-    def delete(self, bundle: Bundle, container_id: str) -> list[str]:
-        """Kills what is left of a container and forgets it; succeeds for one that is gone."""
-        return self.command(bundle.path, "delete", "--force", container_id)
+    @property
+    def name(self) -> str:
+        """`crun`, `runc`, or whatever an operator's binary is called."""
+        return Path(self.binary).name
 
 
-def choose(options: Options, settings: Settings, namespace: str) -> OciRuntime:
-    """The runtime that an operator named, or the first that works here; raises Unavailable."""
+def choose(options: Options, settings: Settings, namespace: str, cgroups_path: str = "") -> OciRuntime:
+    """The runtime that an operator named, or the first that works here; raises Unavailable.
+
+    The cgroup driver is the operator's, else the one whose form the spec's cgroupsPath has.
+    """
     wanted = options.binary_name or settings.oci_runtime
     binary = find(wanted) if wanted else first_usable()
+    systemd = options.systemd_cgroup
+    if systemd is None:
+        systemd = bool(SYSTEMD_PATH.match(cgroups_path))
+    return OciRuntime(binary, _root(binary, options, settings, namespace), systemd)
+
+
+def choose_native(options: Options, settings: Settings, namespace: str, spec: Sequence[str]) -> OciRuntime:
+    """As `choose`, for a container whose spec is not ours: `spec` is its (ociVersion, cgroupsPath).
+
+    An operator's own choice stands; else it is a runtime that accepts the version (design.md section 8).
+    """
+    version, cgroups_path = spec
+    chosen = choose(options, settings, namespace, cgroups_path)
+    if options.binary_name or settings.oci_runtime or accepts(chosen.binary, version):
+        return chosen
+    other = next((path for path in installed() if suits(path) and accepts(path, version)), None)
+    if other is None:
+        log.warning("no OCI runtime here accepts OCI version %s; trying %s", version, chosen.binary)
+        return chosen
+    log.info("%s does not accept OCI version %s: using %s", chosen.name, version, other)
+    return OciRuntime(other, _root(other, options, settings, namespace), chosen.systemd)
+
+
+def _root(binary: str, options: Options, settings: Settings, namespace: str) -> str:
     root = options.root or str(settings.run_dir / Path(binary).name)
-    return OciRuntime(binary, str(Path(root) / namespace), options.systemd_cgroup)
+    return str(Path(root) / namespace)
 
 
 def find(name: str) -> str:
@@ -79,9 +101,14 @@ def find(name: str) -> str:
     return path
 
 
+def installed() -> list[str]:
+    """The candidates that this node has, best first."""
+    return [path for name in CANDIDATES if (path := shutil.which(name, path=SEARCH_PATH))]
+
+
 def first_usable() -> str:
     """The first candidate that this node's cgroups suit, else the first there is; raises Unavailable."""
-    found = [path for name in CANDIDATES if (path := shutil.which(name, path=SEARCH_PATH))]
+    found = installed()
     if not found:
         message = f"wanted an OCI runtime ({' or '.join(CANDIDATES)}), found none in {SEARCH_PATH}"
         raise Unavailable(message)
@@ -93,37 +120,47 @@ def suits(binary: str, root: Path = ROOT) -> bool:
     return Path(binary).name != "crun" or is_v2_host(root) or (root / "hugetlb").is_dir()
 
 
-def spawn(argv: Sequence[str], fds: Sequence[int] = ()) -> int:
-    """Starts `argv` with descriptors 0, 1, 2, … taken from `fds` (/dev/null where short); returns the pid."""
-    high: list[int] = []
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(len(fds), 3)
-    ]
-    try:
-        for number, fd in enumerate(fds):
-            # A copy above the targets, so that no source is overwritten before it was taken.
-            high.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)))
-            actions.append((os.POSIX_SPAWN_DUP2, high[-1], number))
-        return os.posix_spawn(
-            argv[0],
-            list(argv),
-            {"PATH": SEARCH_PATH},
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD],
-        )
-    except OSError as error:
-        message = f"cannot run {argv[0]}: {error.strerror}"
-        raise Unavailable(message) from error
-    finally:
-        for descriptor in high:
-            os.close(descriptor)
+def accepts(binary: str, version: str) -> bool:
+    """True when the runtime takes specs of this OCI version: crun compares, others do not."""
+    if Path(binary).name != "crun":
+        return True
+    status = os.stat(binary)
+    most = _newest_spec(binary, (status.st_ino, status.st_mtime_ns))
+    return _minor(version) <= _minor(most)
 
 
-async def call(reaper: Reaper, argv: Sequence[str], bundle: Path, fds: Sequence[int] = ()) -> None:
+@functools.cache
+def _newest_spec(binary: str, _identity: tuple[int, int]) -> str:
+    """What `features` says (crun 1.8.6 and later), else the `spec:` line of `--version`."""
+    features = _output(binary, "features")
+    if features.startswith("{"):
+        return str(json.loads(features).get("ociVersionMax", ""))
+    found = re.search(r"^spec: (\S+)", _output(binary, "--version"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _output(binary: str, word: str) -> str:
+    argv = [binary, word]
+    done = subprocess.run(argv, env=CLEAN_ENV, capture_output=True, text=True, timeout=5, check=False)
+    return done.stdout
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+async def call(
+    reaper: Reaper, runtime: OciRuntime, bundle: Path, words: Sequence[str], fds: Sequence[int] = ()
+) -> None:
     """Runs one verb to its end; raises GuestFailed with the runtime's own words, DeadlineExceeded."""
-    (bundle / "log.json").unlink(missing_ok=True)
+    log_file = bundle / f"log-{next(_calls)}.json"
+    try:
+        await _run(reaper, runtime.argv(log_file, words), f"{runtime.name} {words[0]}", log_file, fds)
+    finally:
+        log_file.unlink(missing_ok=True)
+
+
+async def _run(reaper: Reaper, argv: list[str], verb: str, log_file: Path, fds: Sequence[int]) -> None:
     since = time.time_ns()
     pid = spawn(argv, fds)
     ended = reaper.watch(pid, since)
@@ -132,17 +169,11 @@ async def call(reaper: Reaper, argv: Sequence[str], bundle: Path, fds: Sequence[
             status = (await asyncio.shield(ended)).status
     except TimeoutError as error:
         os.kill(pid, signal.SIGKILL)
-        message = f"{verb_of(argv)} did not end within {CALL_SECONDS:.0f} s"
+        message = f"{verb} did not end within {CALL_SECONDS:.0f} s"
         raise DeadlineExceeded(message) from error
     if status != 0:
-        message = f"{verb_of(argv)} failed: {last_error(bundle / 'log.json') or f'exit status {status}'}"
+        message = f"{verb} failed: {last_error(log_file) or f'exit status {status}'}"
         raise GuestFailed(message)
-
-
-def verb_of(argv: Sequence[str]) -> str:
-    """`crun create` out of a whole command line."""
-    verb = next((word for word in argv if word in ("create", "start", "delete")), "")
-    return f"{Path(argv[0]).name} {verb}"
 
 
 def last_error(log_file: Path) -> str:

@@ -39,12 +39,19 @@ def rewrite(
     new["process"].update(
         args=[HOST_PATH, "serve", "--plan-fd", str(PLAN_FD)],
         cwd="/",
-        terminal=False,
         noNewPrivileges=True,
         env=[entry for entry in process.get("env", []) if entry.startswith(HOST_ENV_PREFIXES)],
     )
     new["mounts"] = [*new.get("mounts", []), _bind(host, HOST_PATH, []), *_file_mounts(trees)]
     return new
+
+
+def restated(spec: Mapping[str, Any], rootfs: Path) -> dict[str, Any]:
+    """A native container's spec for a runtime that an operator chose and that refuses its version.
+
+    Nothing but the version it states is another, and the root is absolute because the file moves.
+    """
+    return {**spec, "ociVersion": OCI_VERSION, "root": {**(spec.get("root") or {}), "path": str(rootfs)}}
 
 
 def _file_mounts(trees: Sequence[Path | None]) -> list[dict[str, Any]]:

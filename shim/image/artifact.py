@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from shim.errors import NotFound
 from shim.image.app import App, Component, StaticFile, bare_app, parse_app
 from shim.image.manifest import (
     ARCHIVE_LAYER,
@@ -24,8 +25,10 @@ from shim.image.manifest import (
     Descriptor,
     Index,
     Manifest,
+    NotSpin,
     candidates,
     is_spin,
+    is_wasm_platform,
     parse_document,
     parse_manifest,
     verified,
@@ -123,14 +126,26 @@ def _pick(source: BlobSource, index: Index) -> tuple[str, Manifest]:
     for entry in candidates(index)[:MAX_INDEX_ENTRIES]:
         if entry.media_type in INDEX_TYPES or entry.media_type not in MANIFEST_TYPES:
             continue
-        document = parse_manifest(read_verified(source, entry, MAX_DOCUMENT), entry.media_type)
-        if isinstance(document, Manifest) and is_spin(document):
+        document = _manifest_of(source, entry)
+        if document is not None and is_spin(document):
             return entry.digest, document
         platforms.append(entry.platform or "no platform")
     message = (
         f"image index: wanted a manifest with wasm layers, found {', '.join(platforms) or 'no manifest'}"
     )
-    raise BadArtifact(message)
+    raise NotSpin(message)
+
+
+def _manifest_of(source: BlobSource, entry: Descriptor) -> Manifest | None:
+    """The manifest, or None when it is that of a machine which this node never pulled."""
+    try:
+        data = read_verified(source, entry, MAX_DOCUMENT)
+    except NotFound:
+        if is_wasm_platform(entry):
+            raise
+        return None
+    document = parse_manifest(data, entry.media_type)
+    return document if isinstance(document, Manifest) else None
 
 
 def _app(source: BlobSource, manifest: Manifest) -> App:
@@ -143,7 +158,7 @@ def _app(source: BlobSource, manifest: Manifest) -> App:
             f"image: wanted a Spin artifact, found {', '.join(kinds)}; "
             "push the app with `spin registry push` instead of building a container image"
         )
-        raise BadArtifact(message)
+        raise NotSpin(message)
     config = read_verified(source, manifest.config, MAX_DOCUMENT)
     if "spin_lock_version" in parse_document(config, "image config"):
         return parse_app(config)

@@ -43,7 +43,7 @@ class Containerd:
         self._channel.close()
 
     def image_of(self, container_id: str) -> str:
-        """The image reference in the container's record; raises NotFound when it has none."""
+        """The image reference in the container's record, empty for one made from a plain folder."""
         request = GetContainerRequest(id=container_id)
         call = self._channel.unary_unary(
             f"{CONTAINERS}/Get",
@@ -52,9 +52,6 @@ class Containerd:
         )
         with self._errors(f"container {container_id}"):
             answer = call(request, timeout=CALL_SECONDS, metadata=self._metadata)
-        if not answer.container.image:
-            message = f"container {container_id}: wanted an image in its record, found none"
-            raise NotFound(message)
         return str(answer.container.image)
 
     def target_of(self, image: str) -> Descriptor:

@@ -39,6 +39,10 @@ class BadArtifact(InvalidArgument):
     """The artifact is not what a Spin artifact must be; the message says where."""
 
 
+class NotSpin(BadArtifact):
+    """A well-made image of something else, such as an ordinary container's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """A blob by name: what it is, its digest, and the size it claims."""
@@ -196,11 +200,16 @@ def candidates(index: Index) -> tuple[Descriptor, ...]:
     """The index's manifests, likeliest Spin artifact first: wasm platforms, then unmarked, then the rest."""
 
     def rank(descriptor: Descriptor) -> int:
-        if "wasm" in descriptor.platform or "wasi" in descriptor.platform.lower():
+        if is_wasm_platform(descriptor):
             return 0
         return 1 if descriptor.platform in ("", "/", "unknown/unknown") else 2
 
     return tuple(sorted(index.manifests, key=rank))
+
+
+def is_wasm_platform(descriptor: Descriptor) -> bool:
+    """True for an index entry that says it is for a wasm machine."""
+    return "wasm" in descriptor.platform or "wasi" in descriptor.platform.lower()
 
 
 def is_spin(manifest: Manifest) -> bool:

@@ -21,7 +21,7 @@ from shim.image.manifest import Descriptor, parse_document, parse_manifest
 from shim.options import parse_bootstrap, parse_options
 from shim.pb import shim_pb2 as pb
 from shim.pb.runtimeoptions_pb2 import Options as RuntimeOptions
-from shim.task.service import parsed
+from shim.task.requests import parsed
 from shim.ttrpc.wire import Frame, FrameReader, MessageType, encode_request, make_request, parse_request
 from tests.apps import App, Component, digest_of, encode, locked_app
 from tests.doubles.blobs import MANIFEST, MemoryBlobs

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from shim.guest.reaper import Reaper
 from shim.pb import shim_pb2 as pb
 from shim.pb.request_pb2 import Response
-from shim.task.container import World
+from shim.task.process import World
 from shim.task.service import TaskService
 from shim.ttrpc.server import Server
 from shim.ttrpc.wire import HEADER, encode_request, make_request

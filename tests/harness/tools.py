@@ -10,6 +10,6 @@ BUILD = Path(__file__).parents[2] / "tools" / "build.sh"
 
 
 def containerd_folder(module: str = "containerd") -> Path:
-    """Return the folder of `containerd` and `ctr`; *module* is `containerd` or `next`."""
+    """Return the folder of the programs that *module* pins: `containerd`, `next`, `v1`, or `cri` (crictl)."""
     done = subprocess.run([BUILD, module], stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip().splitlines()[-1])

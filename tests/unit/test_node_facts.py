@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from shim import cgroup, log, mounts
-from shim.errors import InvalidArgument, NotFound, Unimplemented
+from shim.errors import InvalidArgument, NotFound
 from shim.guest.reaper import Exit, Reaper
-from shim.guest.runtime import last_error, spawn, suits
+from shim.guest.runtime import accepts, choose, last_error, suits
+from shim.guest.spawn import spawn
+from shim.options import Options
 from shim.pb import cgroup1_pb2, cgroup2_pb2
 from shim.settings import Settings, allowed_env
-from shim.stdio import open_stdio
+from shim.stdio import Wanted, logger_argv, open_stdio
 from shim.task.timeline import rows
 
 
@@ -107,7 +109,7 @@ def test_output_to_fifo_and_file(tmp_path: Path) -> None:
     """The container gets the client's own ends; a late reader finds what was written (wire.md 2.12)."""
     fifo = tmp_path / "out"
     os.mkfifo(fifo)
-    streams = open_stdio("", str(fifo), f"file://{tmp_path}/logs/err.log")
+    streams = open_stdio(Wanted("", str(fifo), f"file://{tmp_path}/logs/err.log"), lossy=True)
     os.write(streams.fds[1], b"early")
     os.write(streams.fds[2], b"to a file")
     streams.close_fds()
@@ -120,19 +122,54 @@ def test_output_to_fifo_and_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "error", "words"),
+    ("uri", "words"),
     [
-        ("binary:///bin/logger", Unimplemented, "binary://"),
-        ("npipe://x", InvalidArgument, "unknown STDIO scheme npipe://"),
-        ("/no/such/fifo", InvalidArgument, "cannot open /no/such/fifo"),
+        ("npipe://x", "unknown STDIO scheme npipe://"),
+        ("/no/such/fifo", "cannot open /no/such/fifo"),
     ],
 )
-def test_bad_output(uri: str, error: type[Exception], words: str) -> None:
+def test_bad_output(uri: str, words: str) -> None:
     """Named, and nothing stays open."""
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(error, match=words):
-        open_stdio("", uri, "")
+    with pytest.raises(InvalidArgument, match=words):
+        open_stdio(Wanted(stdout=uri), lossy=False)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_input_ends_when_it_is_closed(tmp_path: Path) -> None:
+    """A client that leaves is not the end of input, CloseIO is (wire.md 2.12)."""
+    fifo = tmp_path / "in"
+    os.mkfifo(fifo)
+    streams = open_stdio(Wanted(stdin=str(fifo)), lossy=False)
+    client = os.open(fifo, os.O_WRONLY)
+    os.write(client, b"words")
+    os.close(client)
+    os.set_blocking(streams.fds[0], False)
+    assert os.read(streams.fds[0], 100) == b"words"
+    with pytest.raises(BlockingIOError):
+        os.read(streams.fds[0], 100)
+    streams.close_stdin()
+    assert os.read(streams.fds[0], 100) == b""
+    streams.close()
+
+
+def test_the_words_of_a_log_program() -> None:
+    """Keys and first values of the query, decoded."""
+    assert logger_argv("binary:///bin/log%20it?a=b&c&a=d") == ["/bin/log it", "a", "b", "c"]
+
+
+def test_the_oci_runtime_follows_the_spec(tmp_path: Path) -> None:
+    """systemd's form of cgroupsPath means systemd's driver, unless the operator said otherwise."""
+    crun = tmp_path / "crun"
+    crun.write_text("#!/bin/sh\n[ $1 = features ] && exit 1\necho 'spec: 1.0.0'\n")
+    crun.chmod(0o755)
+    settings = Settings(oci_runtime=str(crun))
+    assert choose(Options(), settings, "ns", "system.slice:cri:id").systemd
+    assert not choose(Options(systemd_cgroup=False), settings, "ns", "system.slice:cri:id").systemd
+    assert not choose(Options(), settings, "ns", "/k8s.io/id").systemd
+    assert accepts(str(crun), "1.0.2")
+    assert not accepts(str(crun), "1.3.0")
+    assert accepts("/usr/sbin/runc", "1.3.0")
 
 
 def test_mount_options() -> None:

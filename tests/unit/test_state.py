@@ -5,20 +5,14 @@ import itertools
 import pytest
 
 from shim.errors import AlreadyExists, FailedPrecondition, NotFound, ShimError
-from shim.task.state import TABLE, Refusal, State, Verb, step
+from shim.task.state import EXEC_TABLE, TABLE, Refusal, State, Verb, step
 
 S, V = State, Verb
 QUERIES = (V.STATE, V.WAIT, V.PIDS, V.STATS)
-REPORTS = (
-    V.CREATE_DONE,
-    V.CREATE_FAILED,
-    V.START_DONE,
-    V.START_FAILED,
-    V.EXITED,
-    V.DELETE_DONE,
-    V.DELETE_FAILED,
-)
-LIVE = (S.CREATED, S.STARTING, S.RUNNING, S.STOPPED, S.DELETING)
+STREAMS = (V.RESIZE, V.CLOSE_IO)
+REPORTS = tuple(list(V)[list(V).index(V.CREATE_DONE) :])
+LIVE = tuple(state for state in S if state not in (S.ABSENT, S.CREATING))
+PAUSES = (S.PAUSING, S.PAUSED, S.RESUMING)
 
 # Every pair that moves or stays; whatever is not here is refused as `refused` says.
 ALLOWED = {
@@ -26,21 +20,47 @@ ALLOWED = {
     (S.CREATING, V.CREATE_DONE): S.CREATED,
     (S.CREATING, V.CREATE_FAILED): S.ABSENT,
     (S.CREATED, V.START): S.STARTING,
-    (S.CREATED, V.KILL): S.CREATED,
     (S.CREATED, V.DELETE): S.DELETING,
     (S.CREATED, V.EXITED): S.STOPPED,
-    (S.STARTING, V.KILL): S.STARTING,
     (S.STARTING, V.EXITED): S.STARTING,
     (S.STARTING, V.START_DONE): S.RUNNING,
     (S.STARTING, V.START_FAILED): S.STOPPED,
-    (S.RUNNING, V.KILL): S.RUNNING,
     (S.RUNNING, V.EXITED): S.STOPPED,
+    (S.RUNNING, V.PAUSE): S.PAUSING,
+    (S.PAUSING, V.PAUSE_DONE): S.PAUSED,
+    (S.PAUSING, V.PAUSE_FAILED): S.RUNNING,
+    (S.PAUSED, V.RESUME): S.RESUMING,
+    (S.RESUMING, V.RESUME_DONE): S.RUNNING,
+    (S.RESUMING, V.RESUME_FAILED): S.PAUSED,
     (S.STOPPED, V.DELETE): S.DELETING,
     (S.STOPPED, V.EXITED): S.STOPPED,
     (S.DELETING, V.EXITED): S.DELETING,
     (S.DELETING, V.DELETE_DONE): S.ABSENT,
     (S.DELETING, V.DELETE_FAILED): S.STOPPED,
-    **{(state, query): state for state in LIVE for query in QUERIES},
+    **{(state, V.EXITED): S.STOPPED for state in PAUSES},
+    **{(state, V.KILL): state for state in (S.CREATED, S.STARTING, S.RUNNING, *PAUSES)},
+    **{(state, verb): state for state in (S.CREATED, S.RUNNING) for verb in (V.EXEC, V.UPDATE)},
+    (S.PAUSED, V.UPDATE): S.PAUSED,
+    (S.RUNNING, V.CHECKPOINT): S.RUNNING,
+    (S.PAUSED, V.CHECKPOINT): S.PAUSED,
+    **{(state, verb): state for state in LIVE for verb in (*QUERIES, *STREAMS)},
+}
+
+EXEC_ALLOWED = {
+    (S.ABSENT, V.CREATE): S.CREATED,
+    (S.CREATED, V.START): S.STARTING,
+    (S.CREATED, V.DELETE): S.ABSENT,
+    (S.STARTING, V.EXITED): S.STARTING,
+    (S.STARTING, V.START_DONE): S.RUNNING,
+    (S.STARTING, V.START_FAILED): S.CREATED,
+    (S.RUNNING, V.EXITED): S.STOPPED,
+    (S.RUNNING, V.KILL): S.RUNNING,
+    (S.STOPPED, V.DELETE): S.ABSENT,
+    **{
+        (state, verb): state
+        for state in (S.CREATED, S.STARTING, S.RUNNING, S.STOPPED)
+        for verb in (*QUERIES, *STREAMS)
+    },
 }
 
 
@@ -57,6 +77,20 @@ def refused(state: State, verb: Verb) -> type[ShimError]:
     return FailedPrecondition
 
 
+EXEC_STATES = (S.ABSENT, S.CREATED, S.STARTING, S.RUNNING, S.STOPPED)
+
+
+@pytest.mark.parametrize(("state", "verb"), list(itertools.product(EXEC_STATES, Verb)))
+def test_every_pair_of_an_exec(state: State, verb: Verb) -> None:
+    """An exec has fewer states, and a failed start leaves it as it was (wire.md 3.3)."""
+    if (state, verb) in EXEC_ALLOWED:
+        assert step("e1", state, verb, EXEC_TABLE) is EXEC_ALLOWED[state, verb]
+        return
+    with pytest.raises(refused(state, verb)) as caught:
+        step("e1", state, verb, EXEC_TABLE)
+    assert type(caught.value) is refused(state, verb)
+
+
 @pytest.mark.parametrize(("state", "verb"), list(itertools.product(State, Verb)))
 def test_every_pair(state: State, verb: Verb) -> None:
     """Each of the states answers each of the verbs as containerd expects."""
@@ -71,6 +105,7 @@ def test_every_pair(state: State, verb: Verb) -> None:
 def test_the_table_is_total() -> None:
     """No pair is missing and none is extra."""
     assert set(TABLE) == set(itertools.product(State, Verb))
+    assert set(EXEC_TABLE) == set(itertools.product(EXEC_STATES, Verb))
 
 
 def test_a_dead_process_is_named_as_clients_expect() -> None:
@@ -82,7 +117,7 @@ def test_a_dead_process_is_named_as_clients_expect() -> None:
 def test_refusals_name_task_state_and_verb() -> None:
     """A refusal can be understood without the log."""
     with pytest.raises(FailedPrecondition, match="cannot start task web, which is running"):
-        step("web", State.RUNNING, Verb.START)
+        step("task web", State.RUNNING, Verb.START)
 
 
 def test_every_state_can_end() -> None:

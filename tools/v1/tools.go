@@ -1,0 +1,12 @@
+//go:build tools
+
+// Package tools names the programs that the tests build, so that `go mod tidy` keeps what they
+// need in go.sum. Nothing imports this package and nothing here is ever compiled by itself:
+// build.sh builds the named commands.
+package tools
+
+import (
+	_ "github.com/containerd/containerd/cmd/containerd"
+	_ "github.com/containerd/containerd/cmd/containerd-shim-runc-v2"
+	_ "github.com/containerd/containerd/cmd/ctr"
+)
