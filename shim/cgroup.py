@@ -1,7 +1,8 @@
 """What the kernel counts for a container: processes and statistics, on cgroup v1, v2 and hybrids.
 
-Laws: reads only; a file that is missing (controller off, cgroup gone) counts as nothing, but a cgroup that is
-gone altogether is NotFound (wire.md 3.4); the type of the answer is the one clients expect (wire.md 4.5).
+Laws: reads only, but for the cgroups of its own making (`own_cgroup`); a file that is missing (controller
+off, cgroup gone) counts as nothing, but a cgroup that is gone altogether is NotFound (wire.md 3.4); the type
+of the answer is the one clients expect (wire.md 4.5).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from shim.pb import cgroup1_pb2, cgroup2_pb2
 
 ROOT = Path("/sys/fs/cgroup")
 UNLIMITED = 2**64 - 1
+OWN_PREFIX = "spinwheel-compile-"
+MAX_THREADS = 512  # of one compilation: its pool has one per core
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,51 @@ def of_process(pid: int, proc: Path = Path("/proc"), root: Path = ROOT) -> Cgrou
         for name in filter(None, names.split(",")):
             controllers[name] = root / name.removeprefix("name=") / path.lstrip("/")
     return Cgroup(controllers, unified)
+
+
+@contextlib.contextmanager
+def own_cgroup(memory_mib: int, root: Path = ROOT) -> Iterator[list[Path]]:
+    """Fresh folders outside any pod's, one per hierarchy, for one child; removed after it. Best effort."""
+    parents = [root] if is_v2_host(root) else [root / name for name in ("memory", "cpu", "pids")]
+    made = [parent / f"{OWN_PREFIX}{os.getpid()}-{time.monotonic_ns()}" for parent in parents]
+    made = [folder for folder in made if _make(folder, memory_mib)]
+    try:
+        yield made
+    finally:
+        for folder in made:
+            _remove(folder)
+
+
+def _make(folder: Path, memory_mib: int) -> bool:
+    try:
+        for left in folder.parent.glob(f"{OWN_PREFIX}*"):
+            if not Path("/proc", left.name.removeprefix(OWN_PREFIX).split("-")[0]).exists():
+                _remove(left)
+        folder.mkdir()
+    except OSError:
+        return False
+    for name, value in {
+        "memory.limit_in_bytes": memory_mib << 20,
+        "memory.max": memory_mib << 20,
+        "pids.max": MAX_THREADS,
+    }.items():
+        if (folder / name).exists():
+            with contextlib.suppress(OSError):
+                (folder / name).write_text(str(value))
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """The kernel empties a cgroup some moments after its last process was waited for."""
+    for _ in range(50):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return
 
 
 def is_v2_host(root: Path = ROOT) -> bool:

@@ -6,20 +6,23 @@ use std::path::PathBuf;
 
 use crate::engine::Target;
 use crate::error::Error;
+use crate::sandbox::Limits;
 
 pub const USAGE: &str = "\
 usage: spinwheel-host fingerprint [--target T]
-       spinwheel-host compile [--target T] INPUT OUTPUT
+       spinwheel-host compile [--target T] [--sandbox LIMITS] INPUT OUTPUT
        spinwheel-host serve (--plan-fd N | --plan PATH)
        spinwheel-host --version
-targets: native (default), x86_64-linux, aarch64-linux";
+targets: native (default), x86_64-linux, aarch64-linux
+INPUT and OUTPUT may be -; in the sandbox they have to be
+LIMITS: NAME=VALUE,... of cpu_seconds, memory_mib, output_mib, parent (a pid), cgroup (a folder, repeatable)";
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     Help,
     Version,
     Fingerprint { target: Target },
-    Compile { target: Target, input: PathBuf, output: PathBuf },
+    Compile { target: Target, limits: Option<Limits>, input: PathBuf, output: PathBuf },
     Serve { plan: PlanSource },
 }
 
@@ -52,6 +55,7 @@ struct Rest {
     target: Option<String>,
     plan: Option<PathBuf>,
     plan_fd: Option<String>,
+    sandbox: Option<Limits>,
     operands: Vec<PathBuf>,
 }
 
@@ -64,6 +68,7 @@ impl Rest {
             };
             match arg.to_str() {
                 Some("--target") => rest.target = Some(text(value()?)?),
+                Some("--sandbox") => rest.sandbox = Some(limits(&text(value()?)?)?),
                 Some("--plan") => rest.plan = Some(value()?.into()),
                 Some("--plan-fd") => rest.plan_fd = Some(text(value()?)?),
                 Some(option) if option.starts_with("--") => {
@@ -82,7 +87,9 @@ impl Rest {
     fn fingerprint(self) -> Result<Command, Error> {
         let target = self.target()?;
         match self {
-            Self { plan: None, plan_fd: None, operands, .. } if operands.is_empty() => {
+            Self { plan: None, plan_fd: None, sandbox: None, operands, .. }
+                if operands.is_empty() =>
+            {
                 Ok(Command::Fingerprint { target })
             }
             _ => Err(Error::Usage(format!("fingerprint takes only --target; {HINT}"))),
@@ -91,9 +98,15 @@ impl Rest {
 
     fn compile(self) -> Result<Command, Error> {
         let target = self.target()?;
+        let shut_in = self.sandbox.is_some();
         match <[PathBuf; 2]>::try_from(self.operands) {
             Ok([input, output]) if self.plan.is_none() && self.plan_fd.is_none() => {
-                Ok(Command::Compile { target, input, output })
+                if shut_in && [&input, &output].iter().any(|path| path.as_os_str() != "-") {
+                    return Err(Error::Usage(
+                        "in the sandbox, INPUT and OUTPUT have to be -".into(),
+                    ));
+                }
+                Ok(Command::Compile { target, limits: self.sandbox, input, output })
             }
             _ => Err(Error::Usage(format!("compile wants INPUT and OUTPUT; {HINT}"))),
         }
@@ -107,11 +120,29 @@ impl Rest {
             })?),
             _ => return Err(Error::Usage("serve wants either --plan-fd N or --plan PATH".into())),
         };
-        if !self.operands.is_empty() || self.target.is_some() {
+        if !self.operands.is_empty() || self.target.is_some() || self.sandbox.is_some() {
             return Err(Error::Usage(format!("serve takes only the plan; {HINT}")));
         }
         Ok(Command::Serve { plan })
     }
+}
+
+fn limits(text: &str) -> Result<Limits, Error> {
+    let mut limits = Limits::default();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let wrong = || Error::Usage(format!("--sandbox: {pair:?} is no limit; {HINT}"));
+        let (name, value) = pair.split_once('=').ok_or_else(wrong)?;
+        let number = || value.parse::<u64>().map_err(|_| wrong());
+        match name {
+            "cpu_seconds" => limits.cpu_seconds = number()?,
+            "memory_mib" => limits.memory_mib = number()?,
+            "output_mib" => limits.output_mib = number()?,
+            "parent" => limits.parent = value.parse().map_err(|_| wrong())?,
+            "cgroup" => limits.cgroups.push(value.into()),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(limits)
 }
 
 fn text(value: OsString) -> Result<String, Error> {
@@ -133,6 +164,7 @@ mod tests {
             parsed("compile --target aarch64-linux in /dev/fd/3"),
             Ok(Command::Compile {
                 target: Target::Aarch64,
+                limits: None,
                 input: "in".into(),
                 output: "/dev/fd/3".into()
             })
@@ -158,6 +190,10 @@ mod tests {
             "compile --target",
             "compile --target sparc in out",
             "compile --plan p in out",
+            "compile --sandbox cpu_seconds=1 in out",
+            "compile --sandbox cpu=1 - -",
+            "compile --sandbox memory_mib=lots - -",
+            "serve --sandbox parent=1 --plan p",
             "fingerprint x",
             "serve",
             "serve --plan p --plan-fd 3",

@@ -1,4 +1,4 @@
-//! `compile`: one wasm file in, one file of machine code out, one JSON line about it.
+//! `compile`: one wasm file in, one file of machine code out, one JSON line about it (none with output on stdout).
 //!
 //! Laws: the output is new (an existing file is never written to), complete or not there. The input
 //! is read to a limit, whatever size it claims.
@@ -34,6 +34,9 @@ pub fn run(target: Target, input: &Path, output: &Path) -> Result<String, Error>
     let engine = engine::compiler(target)?;
     let code = aot::compile(&engine, &wasm)?;
     write_new(output, &code)?;
+    if output == Path::new("-") {
+        return Ok(String::new()); // the code has the stream on which the report would go
+    }
     let outcome = Outcome {
         fingerprint: engine::fingerprint(&engine, target),
         target: target.name(),
@@ -83,6 +86,10 @@ fn write_new(output: &Path, bytes: &[u8]) -> Result<(), Error> {
     let failed = |cause: std::io::Error| {
         Error::Io(format!("cannot write {}: {cause}; name a new file", output.display()))
     };
+    if output == Path::new("-") {
+        let owned: OwnedFd = rustix::io::dup(std::io::stdout()).map_err(|e| failed(e.into()))?;
+        return File::from(owned).write_all(bytes).map_err(failed);
+    }
     // `/dev/fd/N` names what the caller opened: it exists, and the caller owns its cleanup.
     let inherited = is_descriptor(output);
     let mut options = OpenOptions::new();

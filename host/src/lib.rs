@@ -25,6 +25,7 @@ pub mod log;
 pub mod plan;
 pub mod request;
 pub mod route;
+pub mod sandbox;
 pub mod serve;
 pub mod server;
 pub mod shutdown;

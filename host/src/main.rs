@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use spinwheel_host::cli::{self, Command};
 use spinwheel_host::error::Error;
-use spinwheel_host::{compile, engine, serve};
+use spinwheel_host::{compile, engine, sandbox, serve};
 
 fn main() -> ExitCode {
     let started = spinwheel_host::control::Steps::start();
@@ -20,7 +20,12 @@ fn answer(command: &Command) -> Result<String, Error> {
         Command::Fingerprint { target } => {
             Ok(engine::fingerprint(&engine::compiler(*target)?, *target))
         }
-        Command::Compile { target, input, output } => compile::run(*target, input, output),
+        Command::Compile { target, limits, input, output } => {
+            if let Some(limits) = limits {
+                sandbox::enter(limits)?;
+            }
+            compile::run(*target, input, output)
+        }
         Command::Version => Ok(format!(
             "spinwheel-host {} (wasmtime {})",
             env!("CARGO_PKG_VERSION"),
@@ -33,7 +38,9 @@ fn answer(command: &Command) -> Result<String, Error> {
 fn report(result: Result<String, Error>) -> ExitCode {
     match result {
         Ok(line) => {
-            println!("{line}");
+            if !line.is_empty() {
+                println!("{line}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -14,7 +14,7 @@ from cache.fill import Compute, Filled, get_or_fill, in_memory
 from cache.key import Key
 from cache.refused import Refused
 from shim.errors import InvalidArgument
-from shim.guest.compiler import NATIVE, compute_from, fingerprint
+from shim.guest.compiler import NATIVE, TURNS, Compiler, fingerprint
 from shim.image.artifact import Artifact
 from shim.image.containerd import Containerd
 from shim.image.content import LocalContent
@@ -31,7 +31,8 @@ def code_of(
 ) -> Iterator[Filled]:
     """Each component's code, in the app's order; raises BadArtifact in the compiler's words."""
     engine = fingerprint(settings.host, target)
-    compute = compute_from(settings.host, source, artifact)
+    compiler = Compiler(settings.host, namespace, settings.run_dir / TURNS)
+    compute = compiler.compute_from(source, artifact)
     store = store_of(settings, source)
     domain = domain_of(settings, namespace)
     for component in artifact.app.components:

@@ -111,8 +111,8 @@ def events(node: Node) -> Iterator[EventLog]:
 def ledger(node: Node) -> Ledger:
     """The books L1 to L7 over the node."""
     scope = Scope(node.containerd, cgroup_parents=(node.namespace,), files=(node.run_dir,))
-    verified = str(node.run_dir / "verified")
-    return Ledger(sources(scope), ignore=(verified,), may_shrink=("L5 descriptors",))
+    kept = tuple(str(node.run_dir / name) for name in ("verified", "compiling"))
+    return Ledger(sources(scope), ignore=kept, may_shrink=("L5 descriptors",))
 
 
 @pytest.fixture(autouse=True)
