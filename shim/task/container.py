@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 
 from shim import cgroup
 from shim.bundle import Bundle, Record
-from shim.errors import AlreadyExists, DeadlineExceeded, GuestFailed, NotFound, ShimError
+from shim.errors import AlreadyExists, DeadlineExceeded, GuestFailed, ShimError
 from shim.guest import prepare, runtime, spec
 from shim.guest.reaper import Exit
 from shim.guest.runtime import OciRuntime
@@ -165,10 +165,8 @@ class Container(Process):
 
     @property
     def oci(self) -> OciRuntime:
-        """The OCI runtime that made the container; raises NotFound before it did."""
-        if self._oci is None:
-            message = f"{self.name}: not found"
-            raise NotFound(message)
+        """The OCI runtime that made the container."""
+        assert self._oci is not None, self.name  # noqa: S101  # no state that needs it comes before
         return self._oci
 
     def _adopt_init(self, oci: OciRuntime) -> None:

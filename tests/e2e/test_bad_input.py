@@ -1,9 +1,6 @@
 """Bad artefacts and bad settings: named on `ctr run`'s stderr, non-zero, and nothing left (see conftest)."""
 
-import os
-import pty
 import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,6 @@ from tests.apps import App, Component
 from tests.broken import BREAKAGES
 from tests.guests.bad import all_bad
 from tests.harness.node import LISTEN, RUNTIME, Node
-from tests.images import Shape
 
 WORDS = {
     "newer-lock-version": "wanted spin_lock_version 0 or 1, found 2",
@@ -84,30 +80,22 @@ def test_missing_oci_runtime(node: Node, p2: str) -> None:
     assert "wanted the OCI runtime no-such-runtime, found none in" in said
 
 
-def test_terminal(node: Node, p2: str) -> None:
-    """Said plainly, not half done."""
-    console, ours = pty.openpty()  # ctr insists on one of its own
-    words = ["ctr", "--address", str(node.containerd.address), "--namespace", node.namespace]
-    words += ["run", "--rm", "--tty", "--net-host", "--runtime", RUNTIME, p2, "tty", "/"]
-    done = subprocess.run(
-        words,
-        executable=node.containerd.bin_dir / "ctr",
-        stdin=ours,
-        stdout=ours,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(console)
-    os.close(ours)
-    assert "terminals are not supported yet" in done.stderr
+def test_native_code_in_a_spin_image(node: Node, p2: str) -> None:
+    """What the container's own arguments name is never executed: the app runs (faults.md A3)."""
+    node.run("elf", p2, words=("--env", "X=y"))
+    assert Path(f"/proc/{node.pid('elf')}/cmdline").read_bytes().startswith(b"/.spinwheel/host")
+    node.remove("elf")
 
 
-def test_container_image(node: Node) -> None:
-    """An ordinary image is told apart from a Spin artefact."""
-    image = node.add(App([Component(b"\0asm")]), "test.local/bad/wkg:1", shape=Shape.WKG)
-    said = refused(node, image)
-    assert "unknown image config media type" in said or "wanted" in said
-    node.ctr("images", "rm", image)
+def test_ordinary_images_may_be_forbidden(node: Node, busybox: str) -> None:
+    """A handler that is for Spin only says so."""
+    file = node.containerd.base_dir / "spin-only.toml"
+    file.write_text("NativeContainers = false\n")
+    words = ("--runtime", RUNTIME, "--runtime-config-path", str(file))
+    said = node.ctr("run", "--rm", *words, busybox, "forbidden", "true", check=False)
+    assert said.returncode != 0
+    assert "wanted a Spin artifact, found an ordinary image" in said.stderr
+    node.remove("forbidden")
 
 
 def test_a_failed_start_leaves_its_name_free(node: Node, p2: str) -> None:

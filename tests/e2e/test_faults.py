@@ -13,16 +13,9 @@ from shim.pb import shim_pb2 as pb
 from shim.ttrpc.client import Client, connect
 from tests.harness.events import EventLog
 from tests.harness.node import RUNTIME, Node
+from tests.harness.processes import is_running
 
 TASK = "containerd.task.v2.Task"
-
-
-def is_running(pid: int) -> bool:
-    """False for a process that is gone, or dead and waiting for a slow init to reap it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_killed_pod_server(node: Node, p2: str, events: EventLog) -> None:

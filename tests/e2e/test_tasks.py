@@ -1,6 +1,8 @@
 """Real containerd, real OCI runtime, real guests: the task items of wire.md section 6."""
 
+import concurrent.futures
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -154,22 +156,48 @@ def test_ps(node: Node, p2: str) -> None:
     node.remove("t11")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("tasks", "exec", "--exec-id", "e", "X", "/bin/true"),
-        ("tasks", "pause", "X"),
-        ("tasks", "checkpoint", "X"),
-    ],
-    ids=["exec", "pause", "checkpoint"],
-)
-def test_what_is_not_there_yet_says_so(node: Node, p2: str, words: tuple[str, ...]) -> None:
-    """A plain refusal, and the task goes on."""
-    node.run("later", p2)
-    refused = node.ctr(*[word.replace("X", "later") for word in words], check=False)
+def test_exec_where_there_is_no_program(node: Node, p2: str) -> None:
+    """A Spin image has no shell: that is said, with what to do instead, and the app goes on."""
+    node.run("shell", p2)
+    refused = node.ctr("tasks", "exec", "--exec-id", "e", "shell", "/bin/sh", check=False)
     assert refused.returncode != 0
-    assert "not supported for Spin containers yet" in refused.stderr or "not implemented" in refused.stderr
-    assert node.get("later").status == 200
+    assert "a Spin image brings no programs: use an ephemeral debug container" in refused.stderr
+    assert node.get("shell").status == 200
+    node.remove("shell")
+
+
+def test_exec_into_an_app(node: Node, p2: str, tmp_path: Path) -> None:
+    """A program that is mounted beside the app runs in its container."""
+    busybox = shutil.which("busybox")
+    mount = f"type=bind,src={busybox},dst=/busybox,options=rbind:ro"
+    node.run("execs", p2, words=("--mount", mount))
+    done = node.ctr("tasks", "exec", "--exec-id", "e", "execs", "/busybox", "echo", "in")
+    assert done.stdout == "in\n"
+    node.remove("execs")
+
+
+def test_pause_stops_an_app(node: Node, p2: str) -> None:
+    """No answer while it is paused; all that came meanwhile are answered after."""
+    node.run("pause", p2)
+    url = node.url("pause")
+    node.ctr("tasks", "pause", "pause")
+    assert node.status("pause") == "PAUSED"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(node.get, "pause")
+        time.sleep(0.3)
+        assert not waiting.done(), url
+        node.ctr("tasks", "resume", "pause")
+        assert waiting.result(10).status == 200
+    node.remove("pause")
+
+
+def test_checkpoint_says_what_it_needs(node: Node, p2: str) -> None:
+    """Unimplemented, with the reason, and the task goes on."""
+    node.run("later", p2)
+    refused = node.ctr("tasks", "checkpoint", "later", check=False)
+    assert refused.returncode != 0
+    assert "CRIU" in refused.stderr
+    assert node.status("later") == "RUNNING"
     node.remove("later")
 
 

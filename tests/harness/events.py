@@ -95,6 +95,7 @@ class EventLog:
 
     def __init__(self, containerd: PrivateContainerd) -> None:
         self._containerd = containerd
+        self.foreign: set[str] = set()  # tasks of another shim, whose words are not ours to keep
         self._events: list[Event] = []
         self._changed = threading.Condition()
         self._ctr: subprocess.Popen[str] | None = None
