@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from shim.errors import Unavailable
 
@@ -33,7 +33,7 @@ def parse_challenge(header: str) -> Challenge:
     values = dict(PARAMETER.findall(rest))
     if scheme.lower() == "basic":
         return Challenge("basic")
-    if scheme.lower() == "bearer" and urlsplit(values.get("realm", "")).scheme in ("http", "https"):
+    if scheme.lower() == "bearer" and _split(values.get("realm", "")).scheme in ("http", "https"):
         return Challenge("bearer", values["realm"], values.get("service", ""), values.get("scope", ""))
     message = f"the registry asks for authentication by {header[:80]!r}; wanted Basic, or Bearer with a realm"
     raise Unavailable(message)
@@ -41,7 +41,7 @@ def parse_challenge(header: str) -> Challenge:
 
 def may_have_credentials(base: str, realm: str) -> bool:
     """True when a password for the registry at URL `base` may be sent to URL `realm`."""
-    registry, service = urlsplit(base), urlsplit(realm)
+    registry, service = _split(base), _split(realm)
     if (registry.scheme, registry.netloc) == (service.scheme, service.netloc):
         return True
     if service.scheme != "https" or registry.scheme != "https" or _is_address(service.hostname or ""):
@@ -53,7 +53,7 @@ def may_have_credentials(base: str, realm: str) -> bool:
 
 def may_follow(origin: str, target: str) -> bool:
     """True when a redirect may be followed: no fall to plain http, no address that only this machine has."""
-    ours, theirs = urlsplit(origin), urlsplit(target)
+    ours, theirs = _split(origin), _split(target)
     if (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc):
         return True
     if theirs.scheme not in ("http", "https") or (ours.scheme == "https" and theirs.scheme != "https"):
@@ -64,6 +64,22 @@ def may_follow(origin: str, target: str) -> bool:
     if not _is_address(host):
         return host != "localhost"
     return ipaddress.ip_address(host).is_global
+
+
+def joined(base: str, where: str) -> str:
+    """The URL that `where` means as seen from `base`; empty, and so followed by nobody, for what is none."""
+    try:
+        return urljoin(base, where)
+    except ValueError:
+        return ""
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; none at all for what is not one."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def _is_address(host: str) -> bool:

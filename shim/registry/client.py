@@ -92,7 +92,7 @@ class Repository:
         return Descriptor(kind, found, len(answer.body))
 
     def read(self, digest: str, limit: int) -> bytes:
-        """At most `limit` + 1 bytes of a blob or manifest; raises NotFound, Unavailable, BadArtifact."""
+        """A blob or manifest of at most `limit` bytes; raises NotFound, Unavailable, BadArtifact."""
         return self._anywhere(lambda transport: self._blob(transport, digest, limit))
 
     def copy(self, digest: str, out: BinaryIO, limit: int) -> int:
@@ -106,7 +106,8 @@ class Repository:
             path = f"{self._path}/manifests/{digest}"
             answer = transport.ask("GET", path, limit=limit, accept=ACCEPT)
         if len(answer.body) > limit:
-            return answer.body[: limit + 1]
+            message = f"blob {digest}: wanted at most {limit} bytes, found more"
+            raise BadArtifact(message)
         return verified(answer.body, Descriptor("", digest, len(answer.body)))
 
     def _anywhere(self, get: Callable[[Transport], T]) -> T:

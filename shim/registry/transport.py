@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from shim.errors import InvalidArgument, NotFound, Unavailable
 from shim.image.manifest import parse_document
-from shim.registry.challenge import Challenge, may_follow, may_have_credentials, parse_challenge
+from shim.registry.challenge import Challenge, joined, may_follow, may_have_credentials, parse_challenge
 from shim.registry.credentials import Credentials
 from shim.registry.hosts import Endpoint
 
@@ -173,7 +173,7 @@ class Transport:
             where = answer.headers.get("Location", "")
             if answer.status not in REDIRECTS or not where:
                 return answer
-            target = urljoin(url, where)
+            target = joined(url, where)
             if not may_follow(url, target):
                 message = f"{method} {url}: it redirects to {target}, where we do not go"
                 raise Unavailable(message)
