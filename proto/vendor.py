@@ -37,6 +37,7 @@ GO_FILES = {
     "content": (API, "services/content/v1/content.proto"),
     "images": (API, "services/images/v1/images.proto"),
     "introspection_service": (API, "services/introspection/v1/introspection.proto"),
+    "namespaces": (API, "services/namespaces/v1/namespace.proto"),
     "platform": (API, "types/platform.proto"),
     "leases": (API, "services/leases/v1/leases.proto"),
     "containers": (API, "services/containers/v1/containers.proto"),

@@ -6,11 +6,14 @@ made into sealed memory each time; a setting that is none is an error, never a g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from cache.aot import KIND
 from cache.entries import AotContent, AotDirectory
-from cache.fill import Compute, Filled, get_or_fill, in_memory
+from cache.fill import Compute, Filled, get_or_fill, in_memory, usable
 from cache.key import Key
 from cache.refused import Refused
 from shim.errors import InvalidArgument
@@ -22,6 +25,7 @@ from shim.image.manifest import BadArtifact
 from shim.settings import Settings
 
 STORES = ("containerd", "directory")
+MACHINES = ("x86_64-linux", "aarch64-linux")
 SHARES = ("node", "namespace", "task")
 STAMPS = "verified"
 
@@ -36,7 +40,18 @@ def code_of(
     store = store_of(settings, source)
     domain = domain_of(settings, namespace)
     for component in artifact.app.components:
-        yield _code(store, Key(component.source, engine, target, domain), compute)
+        key = Key(component.source, engine, target, domain)
+        found = _carried(store, key, settings) if store and target == NATIVE else None
+        yield found or _code(store, key, compute)
+
+
+def _carried(store: AotDirectory, key: Key, settings: Settings) -> Filled | None:
+    """Code for any machine of this architecture, which `cache warm --target` or `cache import` brought."""
+    target = f"{os.uname().machine}-linux"
+    if target not in MACHINES or store.folders.path(KIND, key.name).exists():
+        return None
+    opened = usable(store, replace(key, target=target, fingerprint=fingerprint(settings.host, target)))
+    return Filled(opened, compiled=False) if opened else None
 
 
 def _code(store: AotDirectory | None, key: Key, compute: Compute) -> Filled:

@@ -19,6 +19,7 @@ from shim.image.manifest import Descriptor, checked_digest
 from shim.pb.containers_pb2 import GetContainerRequest, GetContainerResponse
 from shim.pb.content_pb2 import ReadContentRequest, ReadContentResponse
 from shim.pb.images_pb2 import GetImageRequest, GetImageResponse
+from shim.pb.namespaces_pb2 import ListNamespacesRequest, ListNamespacesResponse
 
 if TYPE_CHECKING:
     import grpc
@@ -30,6 +31,7 @@ CALL_SECONDS = 10.0
 READ_SECONDS = 120.0
 CONTAINERS = "/containerd.services.containers.v1.Containers"
 IMAGES = "/containerd.services.images.v1.Images"
+NAMESPACES = "/containerd.services.namespaces.v1.Namespaces"
 CONTENT = "/containerd.services.content.v1.Content"
 # A pod server talks to one local daemon: no proxies, no name lookups, no service config.
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.service_config_disable_resolution", 1)]
@@ -106,6 +108,12 @@ class Containerd:
                 most -= len(answer.data)
                 if most <= 0:
                     return
+
+    def namespaces(self) -> list[str]:
+        """Every namespace of this containerd."""
+        answered = Answered("namespaces", ListNamespacesResponse)
+        answer = self.call(f"{NAMESPACES}/List", ListNamespacesRequest(), answered)
+        return [found.name for found in answer.namespaces]
 
     def call(self, path: str, request: Message, answered: Answered[M], extra: Metadata = ()) -> M:
         """One call by its full path; raises NotFound, Unavailable."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from cache.aot import KIND
 from cache.entries import GC_REF, QUARANTINE
+from cache.key import Key
 from tests.apps import App, Component, digest_of
 from tests.guests.build import guest_path
 from tests.harness.node import Node
@@ -122,3 +124,62 @@ def test_a_damaged_entry_is_set_aside_and_the_app_starts(node: Node, how: str) -
     start(node, image)
     assert node.compilations() == already + 1, "the new entry is good"
     delete(node, image)
+
+
+def spinwheel(node: Node, *words: str, check: bool = True) -> str:
+    """What `spinwheel cache` prints, for the node's cache."""
+    env = {
+        "SPINWHEEL_RUN_DIR": str(node.run_dir),
+        "SPINWHEEL_HOST": str(node.bin / "spinwheel-host"),
+        "SPINWHEEL_CACHE_DIR": str(cache_of(node)),
+    }
+    where = ["--address", str(node.containerd.address), "--namespace", node.namespace]
+    command: list[str | Path] = [node.bin / "spinwheel", "cache", *where, *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["native", f"{os.uname().machine}-linux"])
+def test_a_warmed_image_compiles_nothing(node: Node, target: str) -> None:
+    """`cache warm` before the first pod, for this machine or for any of its architecture."""
+    image = node.add(App([Component(guest(f"warm-{target}"))]), "test.local/cache/warm:1")
+    already = node.compilations()
+    assert "compiled in" in spinwheel(node, "warm", image, "--target", target)
+    assert "was there" in spinwheel(node, "warm", image, "--target", target)
+    start(node, image)
+    assert node.compilations() == already
+    delete(node, image)
+
+
+def test_another_architecture_is_compiled_too(node: Node) -> None:
+    """Its code is an entry of its own and does not serve this machine."""
+    other = {"x86_64": "aarch64-linux", "aarch64": "x86_64-linux"}[os.uname().machine]
+    wasm = guest("cross")
+    image = node.add(App([Component(wasm)]), "test.local/cache/cross:1")
+    spinwheel(node, "warm", image, "--target", other)
+    assert record_of(node, wasm)["target"] == other
+    already = node.compilations()
+    start(node, image)
+    assert node.compilations() == already + 1
+    delete(node, image)
+
+
+def test_removed_entries_leave_containerd(node: Node) -> None:
+    """`cache rm` takes the label away, and containerd's collection the code; the image stays (issue 5)."""
+    wasm = guest("removed")
+    image = node.add(App([Component(wasm)]), "test.local/cache/removed:1")
+    start(node, image)
+    code = record_of(node, wasm)
+    name = Key(code["component"], code["fingerprint"], code["target"], code["domain"]).name
+    assert name[:12] in spinwheel(node, "ls")
+    assert "1 entries" in spinwheel(node, "rm", name[:16])
+    other = node.add(App([Component(guest("bystander"))]), "test.local/cache/bystander:1")
+    delete(node, other)  # any synchronous deletion runs the collection
+    assert code["digest"] not in content(node)
+    assert digest_of(wasm) in content(node)
+    already = node.compilations()
+    start(node, image)
+    assert node.compilations() == already + 1
+    delete(node, image)
+    assert "removed" in spinwheel(node, "gc")
