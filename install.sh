@@ -70,7 +70,7 @@ set_up() {
 packages=(
     ca-certificates gcc libc6-dev git util-linux iproute2 jq
     python3 python3-venv
-    crun runc busybox-static
+    crun runc busybox-static strace openssl
     docker-registry apache2-utils openssl
     rustc-web cargo-web rust-web-src wasi-libc lld
 )
