@@ -23,6 +23,7 @@ from typing import IO, BinaryIO, cast
 
 from cache.store import DirectoryStore, StoreUnusable
 from shim.errors import Unavailable
+from shim.guest.screen import check_not_compiled
 from shim.image.app import Component, StaticFile
 from shim.image.artifact import MAX_DATA, Artifact, BlobSource, copy_verified
 from shim.image.manifest import BadArtifact, Descriptor
@@ -107,6 +108,7 @@ def _place(folder: Path, file: StaticFile, source: BlobSource, artifact: Artifac
             copy_verified(source, artifact.data[file.content.digest], out, MAX_DATA)
         else:
             _copy_from_archive(archived, file, artifact, out)
+    check_not_compiled(target, file.path)
 
 
 def _create(path: Path) -> BinaryIO:
