@@ -90,7 +90,7 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     env = variables.environment((original.get("process") or {}).get("env") or [])
     values = variables.resolve(artifact.app.variables, env)
     store = DirectoryStore(job.settings.cache_dir)
-    codes, compiled = _code(artifact, source, store, job.settings)
+    codes, compiled = code_of(artifact, source, store, job.settings)
     done("code compiled" if compiled else "code found in cache")
     trees = [
         tree_of(store, source, artifact, component, bundle.path / "files" / str(at))
@@ -101,7 +101,7 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     document = plan.build(artifact.app, artifact.digest, pieces, listen, plan.Limits())
     bundle.write_oci(spec.rewrite(original, bundle.rootfs, job.settings.host, trees))
     done("plan and bundle written")
-    return Prepared([_memory_file("plan", document), *codes], steps)
+    return Prepared([memory_file("plan", document), *codes], steps)
 
 
 def is_sandbox(spec: Mapping[str, Any]) -> bool:
@@ -120,7 +120,7 @@ def _artifact(source: Containerd, container_id: str) -> Artifact | None:
         return None
 
 
-def _code(
+def code_of(
     artifact: Artifact, source: BlobSource, store: DirectoryStore, settings: Settings
 ) -> tuple[list[int], int]:
     """Descriptors of each component's compiled code, and how many compilations that took."""
@@ -150,7 +150,8 @@ def _pieces(app: App, values: Mapping[str, str], trees: list[Path | None]) -> li
     ]
 
 
-def _memory_file(name: str, data: bytes) -> int:
+def memory_file(name: str, data: bytes) -> int:
+    """A descriptor, at its beginning, of a file in memory with `data`."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "wb") as out:
         out.write(data)
