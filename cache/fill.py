@@ -2,7 +2,8 @@
 
 Laws: one lock per key, held by a file descriptor, so the kernel frees it when its holder dies; waiters look
 again after they got it; no lock is global and none has to expire; a disk that fails costs the sharing, not
-the start: the code is then made into a sealed memory file (design.md section 5).
+the start: the code is then made into a sealed memory file (design.md section 5); what the compiler refused is
+not tried again for a while.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.aot import CODE, KIND, BadEntry, Opened, open_entry, record
+from cache.aot import CODE, BadEntry, Opened
+from cache.entries import Store
 from cache.key import Key
-from cache.store import DirectoryStore, StoreUnusable
+from cache.refused import Refused, check_refused, remember_refusal
+from cache.store import StoreUnusable
 
 Compute = Callable[[Key, Path], None]
 
@@ -36,47 +39,55 @@ class Filled:
     compiled: bool
 
 
-def get_or_fill(store: DirectoryStore, key: Key, compute: Compute, stamps: Path | None = None) -> Filled:
+def get_or_fill(store: Store, key: Key, compute: Compute) -> Filled:
     """The code for `key`, from `store` or made by `compute(key, output path)`; blocks.
 
-    Raises what `compute` raises. Never fails because of the store.
+    Raises what `compute` raises, and Refused while its last refusal is remembered. Never fails because of the
+    store.
     """
-    found = _usable(store, key, stamps)
+    found = _usable(store, key)
     if found:
         return Filled(found, compiled=False)
     try:
         with locked(store, key):
-            found = _usable(store, key, stamps)
+            found = _usable(store, key)
             if found:
                 return Filled(found, compiled=False)
-            store.commit(KIND, key.name, lambda folder: _build(folder, key, compute))
-            fresh = open_entry(store, key, stamps)
+            check_refused(store, key)
+            store.put(key, lambda output: _remembering(store, key, lambda: compute(key, output)))
+            fresh = store.open(key)
     except (StoreUnusable, BadEntry, OSError) as error:
         log.warning("the cache cannot be used, compiling for this start only: %s", error)
         return Filled(in_memory(key, compute), compiled=True)
     return Filled(fresh or in_memory(key, compute), compiled=True)
 
 
-def _usable(store: DirectoryStore, key: Key, stamps: Path | None) -> Opened | None:
-    """The entry, or None; one that must not be used is removed and said so."""
+def _usable(store: Store, key: Key) -> Opened | None:
+    """The entry, or None; one that must not be used is set aside and said so."""
     try:
-        return open_entry(store, key, stamps)
+        return store.open(key)
+    except StoreUnusable as error:
+        log.warning("the cache cannot be read: %s", error)
+        return None
     except BadEntry as error:
-        log.warning("removing a bad cache entry: %s", error)
+        log.warning("quarantining a bad cache entry: %s", error)
     try:
-        store.discard(KIND, key.name)
-    except OSError as error:
-        log.warning("the bad entry stays: %s", error)
+        store.set_aside(key)
+    except StoreUnusable as error:
+        log.warning("%s", error)
     return None
 
 
-def _build(folder: Path, key: Key, compute: Compute) -> None:
-    compute(key, folder / CODE)
-    record(folder, key)
+def _remembering(store: Store, key: Key, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Refused as error:
+        remember_refusal(store, key, str(error))
+        raise
 
 
 @contextmanager
-def locked(store: DirectoryStore, key: Key) -> Iterator[None]:
+def locked(store: Store, key: Key) -> Iterator[None]:
     """Holds the key's lock; waits for whoever has it. The lock file goes with its last holder."""
     path = store.private("locks") / key.name
     descriptor = _acquire(path)

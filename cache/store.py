@@ -56,6 +56,10 @@ class DirectoryStore:
             except FileNotFoundError:
                 return
 
+    def remove(self, folder: Path) -> None:
+        """Deletes a folder that nobody is to find any more, as far as the disk lets us."""
+        shutil.rmtree(folder, ignore_errors=True)
+
     def private(self, name: str) -> Path:
         """A folder of the store for its own use, made if need be and closed to others."""
         folder = self.root / name

@@ -25,6 +25,8 @@ class Settings:
     host: Path = Path(sys.prefix) / "bin" / "spinwheel-host"
     oci_runtime: str = ""
     no_zygote: bool = False
+    cache_store: str = "containerd"  # or "directory"
+    cache_share: str = "node"  # or "namespace", "task": who uses the same compiled pages (docs/security.md)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -37,6 +39,8 @@ class Settings:
             host=Path(env.get("SPINWHEEL_HOST") or base.host),
             oci_runtime=env.get("SPINWHEEL_OCI_RUNTIME", ""),
             no_zygote=bool(env.get("SPINWHEEL_NO_ZYGOTE")),
+            cache_store=env.get("SPINWHEEL_CACHE_STORE") or base.cache_store,
+            cache_share=env.get("SPINWHEEL_CACHE_SHARE") or base.cache_share,
         )
 
 

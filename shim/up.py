@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from cache.entries import AotDirectory
 from cache.store import DirectoryStore
 from shim.errors import NotFound, Unavailable
 from shim.guest import plan, variables
+from shim.guest.code import STAMPS, codes_in
 from shim.guest.files import tree_of
-from shim.guest.prepare import code_of, memory_file
+from shim.guest.prepare import memory_file
 from shim.image.app import App
 from shim.image.artifact import BlobSource, resolve
 from shim.image.manifest import Descriptor
@@ -77,7 +79,8 @@ def become_host(source: BlobSource, root: Descriptor, options: Options, settings
     given = {f"{variables.PREFIX}{name.upper()}": value for name, value in options.variables.items()}
     values = variables.resolve(app.variables, given)
     store = DirectoryStore(settings.cache_dir)
-    codes, _ = code_of(artifact, source, store, settings)
+    entries = AotDirectory(settings.cache_dir, settings.run_dir / STAMPS)
+    codes = [filled.opened.descriptor for filled in codes_in(entries, artifact, source, settings.host)]
     pieces = []
     for at, component in enumerate(app.components):
         tree = tree_of(store, source, artifact, component, settings.cache_dir / f"spare-{os.getpid()}-{at}")

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache.key import Key
+from cache.refused import Refused
 from shim.errors import Unavailable
 from shim.image.artifact import MAX_WASM, Artifact, BlobSource, copy_verified
 from shim.image.manifest import BadArtifact
@@ -63,12 +64,20 @@ def compute_from(host: Path, source: BlobSource, artifact: Artifact) -> Callable
         try:
             with os.fdopen(os.dup(wasm), "wb") as out:
                 copy_verified(source, artifact.code[key.component], out, MAX_WASM)
-            compile_component(host, wasm, key.target, output)
+            _compile(host, wasm, key, output)
         finally:
             os.close(wasm)
         log.info("compiled %s for %s in %.2f s", key.component, key.target, time.monotonic() - started)
 
     return compute
+
+
+def _compile(host: Path, wasm: int, key: Key, output: Path) -> None:
+    """The compiler's verdict on the component is one that the cache remembers."""
+    try:
+        compile_component(host, wasm, key.target, output)
+    except BadArtifact as error:
+        raise Refused(str(error)) from error
 
 
 def compile_component(host: Path, wasm: int, target: str, output: Path) -> None:

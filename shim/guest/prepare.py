@@ -21,16 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.fill import get_or_fill
-from cache.key import Key
 from cache.store import DirectoryStore
 from shim.bundle import KIND_ANNOTATION, Bundle, notes_of
 from shim.errors import Unavailable, error_from, status_of
 from shim.guest import plan, spec, variables
-from shim.guest.compiler import NATIVE, compute_from, fingerprint
+from shim.guest.code import code_of
 from shim.guest.files import tree_of
 from shim.image.app import App
-from shim.image.artifact import Artifact, BlobSource, resolve
+from shim.image.artifact import Artifact, resolve
 from shim.image.containerd import Containerd
 from shim.image.manifest import BadArtifact, NotSpin
 from shim.settings import Settings
@@ -90,7 +88,7 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     env = variables.environment((original.get("process") or {}).get("env") or [])
     values = variables.resolve(artifact.app.variables, env)
     store = DirectoryStore(job.settings.cache_dir)
-    codes, compiled = code_of(artifact, source, store, job.settings)
+    codes, compiled = _code(artifact, source, job)
     done("code compiled" if compiled else "code found in cache")
     trees = [
         tree_of(store, source, artifact, component, bundle.path / "files" / str(at))
@@ -120,20 +118,14 @@ def _artifact(source: Containerd, container_id: str) -> Artifact | None:
         return None
 
 
-def code_of(
-    artifact: Artifact, source: BlobSource, store: DirectoryStore, settings: Settings
-) -> tuple[list[int], int]:
+def _code(artifact: Artifact, source: Containerd, job: Job) -> tuple[list[int], int]:
     """Descriptors of each component's compiled code, and how many compilations that took."""
     components = artifact.app.components
     if len(components) > MAX_COMPONENTS:
         message = f"locked app: {len(components)} components, above the limit of {MAX_COMPONENTS}"
         raise BadArtifact(message)
-    engine = fingerprint(settings.host)
-    compute = compute_from(settings.host, source, artifact)
-    stamps = settings.run_dir / "verified"
     descriptors, compiled = [], 0
-    for component in components:
-        filled = get_or_fill(store, Key(component.source, engine, NATIVE), compute, stamps)
+    for filled in code_of(artifact, source, job.namespace, job.settings):
         descriptors.append(filled.opened.descriptor)
         compiled += filled.compiled
     return descriptors, compiled

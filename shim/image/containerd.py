@@ -8,7 +8,11 @@ CALL_SECONDS is an error, and an answer is verified by whoever asked for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 
 from shim.errors import NotFound, ShimError, Unavailable
 from shim.image.manifest import Descriptor, checked_digest
@@ -19,6 +23,9 @@ from shim.pb.images_pb2 import GetImageRequest, GetImageResponse
 if TYPE_CHECKING:
     import grpc
 
+M = TypeVar("M", bound=Message)
+Metadata = tuple[tuple[str, str], ...]
+
 CALL_SECONDS = 10.0
 READ_SECONDS = 120.0
 CONTAINERS = "/containerd.services.containers.v1.Containers"
@@ -28,6 +35,16 @@ CONTENT = "/containerd.services.content.v1.Content"
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.service_config_disable_resolution", 1)]
 
 
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[M]):
+    """What a call is about, the kind of its answer, and which refusals are as good as done."""
+
+    what: str
+    kind: type[M] = Empty  # type: ignore[assignment]  # most answers of containerd are empty
+    absent_ok: bool = False
+    existing_ok: bool = False
+
+
 class Containerd:
     """One namespace of the containerd at a UNIX socket; a BlobSource, and the way to a container's image."""
 
@@ -35,6 +52,7 @@ class Containerd:
         import grpc  # noqa: PLC0415  # see the file's laws
 
         self._grpc = grpc
+        self.address, self.namespace = address, namespace
         self._metadata = (("containerd-namespace", namespace),)
         self._channel = grpc.insecure_channel(f"unix://{address}", options=CHANNEL_OPTIONS)
 
@@ -89,28 +107,64 @@ class Containerd:
                 if most <= 0:
                     return
 
-    def _errors(self, what: str) -> GrpcErrors:
+    def call(self, path: str, request: Message, answered: Answered[M], extra: Metadata = ()) -> M:
+        """One call by its full path; raises NotFound, Unavailable."""
+        method = self._channel.unary_unary(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answered.kind.FromString,
+        )
+        with self._errors(answered):
+            answer: M = method(request, timeout=CALL_SECONDS, metadata=(*self._metadata, *extra))
+            return answer
+        return answered.kind()
+
+    def stream(
+        self, path: str, requests: Iterator[Message], answered: Answered[M], extra: Metadata = ()
+    ) -> None:
+        """Sends all `requests` and waits for the end of the answers; raises NotFound, Unavailable."""
+        method = self._channel.stream_stream(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answered.kind.FromString,
+        )
+        with self._errors(answered):
+            for _answer in method(requests, timeout=READ_SECONDS, metadata=(*self._metadata, *extra)):
+                continue
+
+    def _errors(self, what: str | Answered[Any]) -> GrpcErrors:
         return GrpcErrors(self._grpc, what)
 
 
 class GrpcErrors:
     """Turns grpc's errors into ours at the one place where we call it."""
 
-    def __init__(self, module: grpc, what: str) -> None:  # type: ignore[valid-type]  # the module itself
+    def __init__(
+        self,
+        module: grpc,  # type: ignore[valid-type]  # the module itself
+        answered: str | Answered[Any],
+    ) -> None:
         self._grpc = module
-        self._what = what
+        self._answered = Answered(answered) if isinstance(answered, str) else answered
 
     def __enter__(self) -> None:
         """Nothing to prepare."""
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Raises NotFound or Unavailable in place of an RpcError."""
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        """Raises NotFound or Unavailable for an RpcError; True for a refusal that is as good as done."""
         if not isinstance(error, self._grpc.RpcError):  # type: ignore[attr-defined]
-            return
+            return False
+        codes = self._grpc.StatusCode  # type: ignore[attr-defined]
+        code = error.code()
+        if (code == codes.NOT_FOUND and self._answered.absent_ok) or (
+            code == codes.ALREADY_EXISTS and self._answered.existing_ok
+        ):
+            return True
         raise self._translated(error) from error
 
     def _translated(self, error: grpc.RpcError) -> ShimError:
         code, details = error.code(), error.details()
+        what = self._answered.what
         if code == self._grpc.StatusCode.NOT_FOUND:  # type: ignore[attr-defined]
-            return NotFound(f"{self._what}: not found in containerd ({details})")
-        return Unavailable(f"{self._what}: containerd answered {code.name}: {details}")
+            return NotFound(f"{what}: not found in containerd ({details})")
+        return Unavailable(f"{what}: containerd answered {code.name}: {details}")

@@ -1,4 +1,4 @@
-"""From spin.toml to a pod: what `spinwheel push` put into a real registry is pulled and run by a real node."""
+"""From spin.toml to a pod: what `spinwheel push` put into a registry is pulled and run by a real node."""
 
 import subprocess
 from pathlib import Path

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.aot import CODE, KIND, BadEntry, open_entry
+from cache.entries import AotDirectory
 from cache.fill import get_or_fill
 from cache.key import Key
 from cache.store import DirectoryStore, StoreUnusable
@@ -17,9 +18,9 @@ KEY = Key("sha256:" + "a" * 64, "f" * 64, "native")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> DirectoryStore:
+def store(tmp_path: Path) -> AotDirectory:
     """An empty store."""
-    return DirectoryStore(tmp_path / "cache")
+    return AotDirectory(tmp_path / "cache")
 
 
 def writes(data: bytes) -> "Compiler":
@@ -57,7 +58,7 @@ def test_fields_do_not_run_together() -> None:
     assert Key("ab", "c", "d").name != Key("a", "bc", "d").name
 
 
-def test_the_second_time_nothing_is_compiled(store: DirectoryStore) -> None:
+def test_the_second_time_nothing_is_compiled(store: AotDirectory) -> None:
     """A hit runs no compiler and gives the same bytes."""
     compiler = writes(b"code")
     first, second = get_or_fill(store, KEY, compiler), get_or_fill(store, KEY, compiler)
@@ -65,17 +66,17 @@ def test_the_second_time_nothing_is_compiled(store: DirectoryStore) -> None:
     assert content(second.opened.descriptor) == b"code"
 
 
-def test_entries_are_read_only_and_closed_to_others(store: DirectoryStore) -> None:
+def test_entries_are_read_only_and_closed_to_others(store: AotDirectory) -> None:
     """Root-owned 0700 folders, 0444 files, no lock or scratch left (faults.md K1)."""
     get_or_fill(store, KEY, writes(b"code"))
-    entry = store.path(KIND, KEY.name)
+    entry = store.folders.path(KIND, KEY.name)
     assert (entry / CODE).stat().st_mode & 0o777 == 0o444
-    assert (store.root / KIND).stat().st_mode & 0o077 == 0
-    assert list((store.root / "locks").iterdir()) == []
-    assert not list((store.root / KIND).glob(".*"))
+    assert (store.folders.root / KIND).stat().st_mode & 0o077 == 0
+    assert list((store.folders.root / "locks").iterdir()) == []
+    assert not list((store.folders.root / KIND).glob(".*"))
 
 
-def test_a_failed_compile_leaves_nothing(store: DirectoryStore) -> None:
+def test_a_failed_compile_leaves_nothing(store: AotDirectory) -> None:
     """The compiler's error passes through and no entry appears."""
 
     def fail(key: Key, output: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_failed_compile_leaves_nothing(store: DirectoryStore) -> None:
 
     with pytest.raises(ValueError, match="bad wasm"):
         get_or_fill(store, KEY, fail)
-    assert list((store.root / KIND).iterdir()) == []
+    assert list((store.folders.root / KIND).iterdir()) == []
 
 
 def flip(path: Path) -> None:
@@ -126,28 +127,29 @@ def hard_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, swap_for_link, open_to_all, lose_record, hard_link])
-def test_a_damaged_entry_is_replaced(store: DirectoryStore, damage: object) -> None:
+def test_a_damaged_entry_is_replaced(store: AotDirectory, damage: object) -> None:
     """Found before use, removed, compiled again, and the start goes on (faults.md K3, K4)."""
     compiler = writes(b"code")
     get_or_fill(store, KEY, compiler)
-    damage(store.path(KIND, KEY.name) / CODE)  # type: ignore[operator]  # one of the functions above
+    damage(store.folders.path(KIND, KEY.name) / CODE)  # type: ignore[operator]  # one of the functions above
     with pytest.raises(BadEntry):
-        open_entry(store, KEY, None)
+        open_entry(store.folders, KEY, None)
     again = get_or_fill(store, KEY, compiler)
     assert (again.compiled, content(again.opened.descriptor), compiler.runs) == (True, b"code", 2)
     assert not get_or_fill(store, KEY, compiler).compiled
 
 
-def test_hashing_once_per_boot(store: DirectoryStore, tmp_path: Path) -> None:
+def test_hashing_once_per_boot(store: AotDirectory, tmp_path: Path) -> None:
     """A stamp saves the second hash, and is worth nothing for a changed file."""
     stamps = tmp_path / "stamps"
-    get_or_fill(store, KEY, writes(b"code"), stamps)
-    opened = open_entry(store, KEY, stamps)
+    store.stamps = stamps
+    get_or_fill(store, KEY, writes(b"code"))
+    opened = open_entry(store.folders, KEY, stamps)
     assert opened is not None
     assert not opened.hashed
-    flip(store.path(KIND, KEY.name) / CODE)
+    flip(store.folders.path(KIND, KEY.name) / CODE)
     with pytest.raises(BadEntry, match="wanted content"):
-        open_entry(store, KEY, stamps)
+        open_entry(store.folders, KEY, stamps)
 
 
 @pytest.mark.parametrize("how", ["a file", "foreign"])
@@ -160,18 +162,18 @@ def test_an_unusable_store_costs_the_sharing_not_the_start(tmp_path: Path, how: 
         root.mkdir()
         root.chmod(0o777)
     compiler = writes(b"code")
-    filled = get_or_fill(DirectoryStore(root), KEY, compiler)
+    filled = get_or_fill(AotDirectory(root), KEY, compiler)
     assert (filled.compiled, content(filled.opened.descriptor), compiler.runs) == (True, b"code", 1)
     with pytest.raises(PermissionError):
         os.pwrite(filled.opened.descriptor, b"x", 0)
 
 
-def test_scratch_of_a_dead_builder_is_swept(store: DirectoryStore) -> None:
+def test_scratch_of_a_dead_builder_is_swept(store: AotDirectory) -> None:
     """What a killed process left is removed by the next one that builds."""
-    (store.root / KIND).mkdir(parents=True)
-    dead = store.root / KIND / ".new-999999999-x"
+    (store.folders.root / KIND).mkdir(parents=True)
+    dead = store.folders.root / KIND / ".new-999999999-x"
     dead.mkdir()
-    store.root.chmod(0o700)
+    store.folders.root.chmod(0o700)
     get_or_fill(store, KEY, writes(b"code"))
     assert not dead.exists()
 
@@ -185,7 +187,7 @@ def fill_slowly(root: str, log: str) -> None:
         time.sleep(0.3)
         output.write_bytes(b"code")
 
-    get_or_fill(DirectoryStore(Path(root)), KEY, compute)
+    get_or_fill(AotDirectory(Path(root)), KEY, compute)
 
 
 def test_many_processes_one_compile(tmp_path: Path) -> None:
@@ -220,12 +222,12 @@ def test_a_killed_leader_is_replaced(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "c" / KIND).iterdir()] == [KEY.name]
 
 
-def test_discard_forgets_and_tolerates_absence(store: DirectoryStore) -> None:
+def test_discard_forgets_and_tolerates_absence(store: AotDirectory) -> None:
     """Removing twice is fine; whoever has it open keeps it."""
     filled = get_or_fill(store, KEY, writes(b"code"))
-    store.discard(KIND, KEY.name)
-    store.discard(KIND, KEY.name)
-    assert open_entry(store, KEY, None) is None
+    store.folders.discard(KIND, KEY.name)
+    store.folders.discard(KIND, KEY.name)
+    assert open_entry(store.folders, KEY, None) is None
     assert content(filled.opened.descriptor) == b"code"
 
 
