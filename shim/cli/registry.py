@@ -15,9 +15,9 @@ import urllib3
 
 from shim.errors import InvalidArgument, Unavailable
 from shim.image.artifact import MAX_DATA, Artifact, resolve
-from shim.image.manifest import MAX_DOCUMENT, Descriptor, parse_manifest
+from shim.image.manifest import MAX_DOCUMENT, Descriptor, parse_document, parse_manifest
 from shim.manifest.assets import gather, load
-from shim.manifest.pack import pack
+from shim.manifest.pack import MANIFEST_TYPE, pack
 from shim.registry import credentials
 from shim.registry.client import Repository
 from shim.registry.hosts import CERTS, endpoints
@@ -112,7 +112,7 @@ def pairs(words: list[str], option: str) -> dict[str, str]:
 def fetch(url: str, limit: int) -> bytes:
     """At most `limit` + 1 bytes of a URL; raises Unavailable."""
     try:
-        response = urllib3.request("GET", url, preload_content=False, timeout=30.0, redirect=False)
+        response = urllib3.request("GET", url, preload_content=False, timeout=30.0)
         data = response.read(limit + 1)
     except urllib3.exceptions.HTTPError as error:
         message = f"{url}: {error}"
@@ -127,9 +127,10 @@ def run_pull(arguments: argparse.Namespace) -> None:
     """Fetches every blob into an OCI layout; the index appears last, so a half pull is none."""
     output: Path = arguments.output
     with open_repository(arguments) as repository:
-        root = repository.target()
-        artifact = resolve(repository, root)
-        manifest = repository.read(root.digest, MAX_DOCUMENT)
+        artifact = resolve(repository, repository.target())
+        manifest = repository.read(artifact.digest, MAX_DOCUMENT)
+        kind = str(parse_document(manifest, "manifest").get("mediaType", MANIFEST_TYPE))
+        root = Descriptor(kind, artifact.digest, len(manifest))
         document = parse_manifest(manifest, root.media_type)
         blobs = output / "blobs" / "sha256"
         blobs.mkdir(parents=True, exist_ok=True)
