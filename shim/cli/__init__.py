@@ -16,6 +16,8 @@ from shim.errors import ShimError
 
 VERBS = (develop, registry, timeline)  # in the order of --help
 
+EPILOG = "Exit codes: 0 done, 1 failed (one line on stderr says what to do), 2 bad usage."
+
 
 def main(argv: list[str]) -> int:
     """Runs one verb; returns the exit code."""
@@ -33,7 +35,9 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spinwheel", description="Runs Spin apps on containerd.")
+    parser = argparse.ArgumentParser(
+        prog="spinwheel", description="Runs Spin apps on containerd.", epilog=EPILOG
+    )
     parser.add_argument("--version", action="version", version=f"spinwheel {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
     for verb in VERBS:
