@@ -11,10 +11,12 @@ import argparse
 import sys
 
 from shim import __version__
-from shim.cli import cache, registry, timeline
+from shim.cli import cache, develop, registry, timeline
 from shim.errors import ShimError
 
-VERBS = (cache, registry, timeline)  # in the order of --help
+VERBS = (develop, registry, cache, timeline)  # in the order of --help
+
+EPILOG = "Exit codes: 0 done, 1 failed (one line on stderr says what to do), 2 bad usage."
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +35,9 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spinwheel", description="Runs Spin apps on containerd.")
+    parser = argparse.ArgumentParser(
+        prog="spinwheel", description="Runs Spin apps on containerd.", epilog=EPILOG
+    )
     parser.add_argument("--version", action="version", version=f"spinwheel {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
     for verb in VERBS:

@@ -15,9 +15,9 @@ import urllib3
 
 from shim.errors import InvalidArgument, Unavailable
 from shim.image.artifact import MAX_DATA, Artifact, resolve
-from shim.image.manifest import MAX_DOCUMENT, Descriptor, parse_manifest
+from shim.image.manifest import MAX_DOCUMENT, Descriptor, parse_document, parse_manifest
 from shim.manifest.assets import gather, load
-from shim.manifest.pack import pack
+from shim.manifest.pack import MANIFEST_TYPE, pack
 from shim.registry import credentials
 from shim.registry.client import Repository
 from shim.registry.hosts import CERTS, endpoints
@@ -54,10 +54,11 @@ def _add_push(verbs: argparse._SubParsersAction[Any]) -> None:
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", help="HOST/REPOSITORY[:TAG][@DIGEST]")
-    _add_connection(parser)
+    add_connection(parser)
 
 
-def _add_connection(parser: argparse.ArgumentParser) -> None:
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """Adds the words that say how to reach a registry."""
     parser.add_argument("-k", "--insecure", action="store_true", help="plain http")
     parser.add_argument(
         "--hosts-dir", type=Path, default=CERTS, help="mirrors and CAs in containerd's layout (%(default)s)"
@@ -70,7 +71,7 @@ def _add_login(verbs: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("-u", "--username")
     parser.add_argument("-p", "--password", help="seen by others in `ps`; better --password-stdin")
     parser.add_argument("--password-stdin", action="store_true")
-    _add_connection(parser)
+    add_connection(parser)
     parser.set_defaults(run=run_login)
     parser = verbs.add_parser("logout", help="forget a registry's credentials")
     parser.add_argument("server")
@@ -93,16 +94,17 @@ def run_push(arguments: argparse.Namespace) -> None:
     assets = gather(manifest, arguments.file.parent, fetch)
     created = dt.datetime.now(dt.UTC).isoformat()
     archive = "SPIN_OCI_ARCHIVE_LAYERS" in os.environ
-    package = pack(manifest, assets, _annotations(arguments.annotation), created, archive=archive)
+    package = pack(manifest, assets, pairs(arguments.annotation, "--annotation"), created, archive=archive)
     with open_repository(arguments) as repository:
         digest = repository.push(package, lambda line: print(line, file=sys.stderr))
     print(f"Pushed with digest {digest}")
 
 
-def _annotations(words: list[str]) -> dict[str, str]:
+def pairs(words: list[str], option: str) -> dict[str, str]:
+    """The KEY=VALUE words of an option; raises InvalidArgument."""
     for word in words:
         if "=" not in word:
-            message = f"--annotation: wanted KEY=VALUE, found {word}"
+            message = f"{option}: wanted KEY=VALUE, found {word}"
             raise InvalidArgument(message)
     return dict(word.split("=", 1) for word in words)
 
@@ -110,7 +112,7 @@ def _annotations(words: list[str]) -> dict[str, str]:
 def fetch(url: str, limit: int) -> bytes:
     """At most `limit` + 1 bytes of a URL; raises Unavailable."""
     try:
-        response = urllib3.request("GET", url, preload_content=False, timeout=30.0, redirect=False)
+        response = urllib3.request("GET", url, preload_content=False, timeout=30.0)
         data = response.read(limit + 1)
     except urllib3.exceptions.HTTPError as error:
         message = f"{url}: {error}"
@@ -125,9 +127,10 @@ def run_pull(arguments: argparse.Namespace) -> None:
     """Fetches every blob into an OCI layout; the index appears last, so a half pull is none."""
     output: Path = arguments.output
     with open_repository(arguments) as repository:
-        root = repository.target()
-        artifact = resolve(repository, root)
-        manifest = repository.read(root.digest, MAX_DOCUMENT)
+        artifact = resolve(repository, repository.target())
+        manifest = repository.read(artifact.digest, MAX_DOCUMENT)
+        kind = str(parse_document(manifest, "manifest").get("mediaType", MANIFEST_TYPE))
+        root = Descriptor(kind, artifact.digest, len(manifest))
         document = parse_manifest(manifest, root.media_type)
         blobs = output / "blobs" / "sha256"
         blobs.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from cache.key import Key
 from cache.refused import Refused
 from shim.errors import InvalidArgument
 from shim.guest.compiler import NATIVE, TURNS, Compiler, fingerprint
-from shim.image.artifact import Artifact
+from shim.image.artifact import Artifact, BlobSource
 from shim.image.containerd import Containerd
 from shim.image.content import LocalContent
 from shim.image.manifest import BadArtifact
@@ -34,11 +34,22 @@ def code_of(
     artifact: Artifact, source: Containerd, namespace: str, settings: Settings, target: str = NATIVE
 ) -> Iterator[Filled]:
     """Each component's code, in the app's order; raises BadArtifact in the compiler's words."""
+    circle = domain_of(settings, namespace), target
+    return codes_in(store_of(settings, source), artifact, source, settings, circle, namespace)
+
+
+def codes_in(  # noqa: PLR0913  # the two last are one caller's
+    store: AotDirectory | None,
+    artifact: Artifact,
+    source: BlobSource,
+    settings: Settings,
+    circle: tuple[str, str] = ("node", NATIVE),
+    tenant: str = "up",
+) -> Iterator[Filled]:
+    """As `code_of`, from a store of the caller's choice; `circle` is who shares it, and the target."""
+    domain, target = circle
     engine = fingerprint(settings.host, target)
-    compiler = Compiler(settings.host, namespace, settings.run_dir / TURNS)
-    compute = compiler.compute_from(source, artifact)
-    store = store_of(settings, source)
-    domain = domain_of(settings, namespace)
+    compute = Compiler(settings.host, tenant, settings.run_dir / TURNS).compute_from(source, artifact)
     for component in artifact.app.components:
         key = Key(component.source, engine, target, domain)
         found = _carried(store, key, settings) if store and target == NATIVE else None

@@ -99,7 +99,7 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     document = plan.build(artifact.app, artifact.digest, pieces, listen, plan.Limits())
     bundle.write_oci(spec.rewrite(original, bundle.rootfs, job.settings.host, trees))
     done("plan and bundle written")
-    return Prepared([_memory_file("plan", document), *codes], steps)
+    return Prepared([memory_file("plan", document), *codes], steps)
 
 
 def is_sandbox(spec: Mapping[str, Any]) -> bool:
@@ -142,7 +142,8 @@ def _pieces(app: App, values: Mapping[str, str], trees: list[Path | None]) -> li
     ]
 
 
-def _memory_file(name: str, data: bytes) -> int:
+def memory_file(name: str, data: bytes) -> int:
+    """A descriptor, at its beginning, of a file in memory with `data`."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "wb") as out:
         out.write(data)

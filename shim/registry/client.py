@@ -24,6 +24,7 @@ from shim.image.manifest import (
     verified,
 )
 from shim.manifest.pack import Blob, Package
+from shim.registry.challenge import joined, may_follow
 from shim.registry.credentials import Credentials
 from shim.registry.hosts import Endpoint
 from shim.registry.reference import Reference
@@ -148,5 +149,8 @@ def _location(answer: Answer, transport: Transport) -> str:
     where = answer.headers.get("Location", "")
     if not where:
         message = f"{transport.base}: wanted a place for the upload, found no Location in its answer"
+        raise Unavailable(message)
+    if not may_follow(transport.base, joined(f"{transport.base}/", where)):
+        message = f"{transport.base}: it wants the upload at {where}, where we do not go"
         raise Unavailable(message)
     return where

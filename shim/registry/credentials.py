@@ -134,5 +134,9 @@ def _ask(helper: str, key: str) -> Credentials | None:
         raise Unavailable(message) from error
     if done.returncode:
         return None
-    answer = json.loads(done.stdout)
-    return Credentials(str(answer["Username"]), str(answer["Secret"]))
+    try:
+        answer = json.loads(done.stdout)
+        return Credentials(str(answer["Username"]), str(answer["Secret"]))
+    except (ValueError, TypeError, KeyError):
+        message = f"{program}: wanted JSON with Username and Secret, found something else; log in again"
+        raise Unavailable(message) from None  # the cause would show what it printed

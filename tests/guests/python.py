@@ -28,6 +28,11 @@ def build(name: str) -> Path:
     return produce("guests", name, key, make)
 
 
+def environment_of(name: str) -> Path:
+    """Return the virtual environment that the Spin app in the folder *name* is built in."""
+    return _environment(HERE / name)
+
+
 def _environment(source: Path) -> Path:
     requirements = source / "requirements.txt"
 

@@ -119,6 +119,12 @@ def test_dockers_config_and_helpers_are_used(guarded: Registry, person: Person) 
     answer = json.dumps({"Username": USER, "Secret": PASSWORD})
     helper.write_text(f"#!/bin/sh\necho '{answer}'\n")
     helper.chmod(0o755)
+    good = helper.read_text()
+    helper.write_text("#!/bin/sh\necho s3cret\n")
+    broken = person.does(*inspect, check=False).stderr
+    assert "wanted JSON with Username" in broken
+    assert "s3cret" not in broken
+    helper.write_text(good)
     assert "has no such thing" in person.does(*inspect, check=False).stderr
 
 

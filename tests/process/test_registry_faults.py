@@ -10,13 +10,14 @@ import pytest
 from shim.errors import ShimError
 from shim.image.artifact import copy_verified, read_verified
 from shim.image.manifest import Descriptor
+from shim.manifest.pack import Blob, Package
 from shim.registry.client import Repository
 from shim.registry.credentials import Credentials
 from shim.registry.hosts import Endpoint
 from shim.registry.reference import Reference
 from shim.registry.transport import Patience
 from tests.apps import digest_of
-from tests.harness.faulty import PASSWORD, USER, Faulty, Host, expired
+from tests.harness.faulty import METADATA, PASSWORD, USER, Faulty, Handler, Host, expired
 
 BLOB = bytes(range(256)) * 40
 WANTED = Descriptor("x/y", digest_of(BLOB), len(BLOB))
@@ -102,6 +103,22 @@ def test_a_manifest_must_be_what_its_headers_say(seed: int) -> None:
         source.target()
     with Host(Faulty("wrong-type", seed, BLOB).answer) as host, repository(host.base) as source:
         assert source.target().media_type == "text/html"
+
+
+def test_an_upload_goes_nowhere_else() -> None:
+    """A place for an upload that only this machine has is refused before a byte is sent."""
+    blob = Blob("x/y", BLOB)
+    package = Package((blob,), blob)
+
+    def elsewhere(handler: Handler) -> None:
+        handler.give(202, Location=METADATA) if handler.command == "POST" else handler.give(404)
+
+    with (
+        Host(elsewhere) as host,
+        repository(host.base) as target,
+        pytest.raises(ShimError, match="wants the upload at http://169.254.169.254"),
+    ):
+        target.push(package, print)
 
 
 def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:

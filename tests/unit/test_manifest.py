@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,13 @@ def test_a_source_that_is_not_built_names_the_build(tmp_path: Path) -> None:
     manifest = read(HEAD + ROUTE + 'build = { command = "make" }\n')
     with pytest.raises(NotFound, match="component c: .*c.wasm, found no file; run `spinwheel build`"):
         gather(manifest, tmp_path, no_fetch)
+
+
+def test_pod_servers_carry_none_of_this() -> None:
+    """What only people at a command line need costs a pod server no memory (design.md D9)."""
+    code = "import sys, shim.podserver, shim.lifecycle, shim.zygote; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert {"urllib3", "shim.registry", "shim.manifest", "shim.up", "shim.cli"} & set(loaded.split()) == set()
 
 
 def test_a_download_is_verified(tmp_path: Path) -> None:
