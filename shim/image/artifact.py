@@ -36,7 +36,7 @@ from shim.image.manifest import (
 
 MAX_WASM = 128 << 20  # bytes of one component (faults.md A13)
 MAX_DATA = 1 << 30  # bytes of one static file
-MAX_INDEX_ENTRIES = 16  # manifests looked at in one index
+MAX_INDEX_ENTRIES = 64  # manifests of one index; a longer one is refused, as a Spin one might hide behind it
 CHUNK = 1 << 20
 
 
@@ -122,8 +122,11 @@ def _manifest(source: BlobSource, root: Descriptor) -> tuple[str, Manifest]:
 
 
 def _pick(source: BlobSource, index: Index) -> tuple[str, Manifest]:
+    if len(index.manifests) > MAX_INDEX_ENTRIES:
+        message = f"image index: {len(index.manifests)} manifests, above the limit of {MAX_INDEX_ENTRIES}"
+        raise BadArtifact(message)
     platforms = []
-    for entry in candidates(index)[:MAX_INDEX_ENTRIES]:
+    for entry in candidates(index):
         if entry.media_type in INDEX_TYPES or entry.media_type not in MANIFEST_TYPES:
             continue
         document = _manifest_of(source, entry)

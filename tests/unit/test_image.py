@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shim.errors import NotFound, ShimError
 from shim.image import manifest as m
 from shim.image.app import App, is_safe_path, parse_app
-from shim.image.artifact import copy_verified, read_verified, resolve
+from shim.image.artifact import NotSpin, copy_verified, read_verified, resolve
 from shim.image.manifest import BadArtifact, Descriptor, parse_document, parse_manifest
 from tests import apps
 from tests.apps import digest_of, encode, locked_app
@@ -202,6 +202,24 @@ def test_index_entries(platform: dict[str, str] | None) -> None:
         entries[1]["platform"] = platform
     artifact = resolve(blobs, blobs.document({"manifests": entries}, INDEX))
     assert artifact.digest == spin.digest
+
+
+def test_nothing_hides_behind_a_long_index() -> None:
+    """A Spin artifact after many others is found, and after too many is no native image (faults.md A3)."""
+    blobs = MemoryBlobs()
+    spin = spin_push(blobs, HELLO, WASM)
+    last = {"mediaType": spin.media_type, "digest": spin.digest, "size": spin.size}
+    other = {"mediaType": MANIFEST, "digest": digest_of(b"never pulled"), "size": 1}
+    platform = {"os": "linux", "architecture": "riscv64"}
+    for count in (63, 64):
+        entries = [{**other, "platform": platform}] * count + [{**last, "platform": platform}]
+        index = blobs.document({"manifests": entries}, INDEX)
+        if count == 63:
+            assert resolve(blobs, index).digest == spin.digest
+            continue
+        with pytest.raises(BadArtifact, match="65 manifests, above the limit of 64") as caught:
+            resolve(blobs, index)
+        assert not isinstance(caught.value, NotSpin), "which would let it run natively"
 
 
 def test_a_container_image_is_named_as_such() -> None:
