@@ -113,14 +113,20 @@ class Console:
     """A process's terminal, copied from and to descriptors that this object owns from now on."""
 
     def __init__(self, master: int, stdin: int | None, stdout: int) -> None:
-        self._fds = [fd for fd in (master, stdin, stdout) if fd is not None]
+        self._fds = [fd for fd in (master, stdin) if fd is not None]
         self._master = master
+        self._stdout = stdout
         self.drained = asyncio.Event()
-        for descriptor in self._fds:
+        for descriptor in (*self._fds, stdout):
             os.set_blocking(descriptor, False)
-        self._pumps = [Pump(master, stdout, self.drained.set)]
+        self._pumps = [Pump(master, stdout, self._ended)]
         if stdin is not None:
             self._pumps.append(Pump(stdin, master, _nothing))
+
+    def _ended(self) -> None:
+        """The last byte is out: a client that reads to the end must see it before it asks for Delete."""
+        os.close(self._stdout)
+        self.drained.set()
 
     def resize(self, width: int, height: int) -> None:
         """Tells the processes of a new window size, in columns and rows."""
