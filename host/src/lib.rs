@@ -3,7 +3,7 @@
 //! `main` calls `compile` (wasm to machine code) or `serve` (a plan to a listening server). From the top
 //! down: `serve` puts together, `server` accepts, `request` answers one request, `guest` runs it in an
 //! instance, `host` is what an instance sees, `capability/` are the interfaces it can call. `plan`,
-//! `route`, `headers`, `inspect`, `budget` and `cli` are pure.
+//! `policy`, `route`, `headers`, `inspect`, `budget` and `cli` are pure.
 
 pub mod aot;
 pub mod app;
@@ -23,6 +23,7 @@ pub mod host;
 pub mod inspect;
 pub mod log;
 pub mod plan;
+pub mod policy;
 pub mod request;
 pub mod route;
 pub mod sandbox;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::error::Error;
+use crate::policy::Policy;
 
 /// The only version that this program reads.
 const VERSION: u32 = 1;
@@ -55,6 +56,8 @@ pub struct Component {
     pub variables: BTreeMap<String, String>,
     /// A folder of this machine that the guest sees, read-only, as `/`.
     pub files: Option<PathBuf>,
+    /// As `policy.rs` reads them, with their templates filled in.
+    pub allowed_outbound_hosts: Vec<String>,
 }
 
 #[derive(Debug, Deserialize, PartialEq, Eq)]
@@ -131,6 +134,8 @@ impl HostPlan {
                      digits, '_' or '-'; rename the component"
                 )));
             }
+            Policy::parse(&component.allowed_outbound_hosts, &[])
+                .map_err(|cause| Error::Plan(format!("component {id:?}: {cause}")))?;
             if !seen.insert(id) {
                 return Err(Error::Plan(format!(
                     "component id {id:?} is there twice; give each component its own id"
@@ -247,6 +252,7 @@ mod tests {
         assert_eq!(plan.components[0].files, Some("/.spinwheel/assets/0".into()));
         assert_eq!(plan.components[1].aot, Artifact::Path("/var/lib/spinwheel/api.aot".into()));
         assert_eq!(plan.components[1].files, None);
+        assert_eq!(plan.components[0].allowed_outbound_hosts[1], "redis://cache:6379");
         assert_eq!(plan.triggers.len(), 2);
         assert_eq!(plan.limits.memory_bytes, Some(134_217_728));
         assert_eq!(plan.limits.request_timeout(), Duration::from_secs(30));
@@ -301,6 +307,14 @@ mod tests {
         let plan = parse(&golden()).unwrap();
         assert!(plan.refuse_descriptor(3).is_ok());
         assert!(plan.refuse_descriptor(5).is_err());
+    }
+
+    #[test]
+    fn a_bad_outbound_host_names_its_component() {
+        let mut value = golden();
+        value["components"][1]["allowed_outbound_hosts"] = json!(["example.com"]);
+        let message = refusal(&value);
+        assert!(message.contains("\"api\"") && message.contains("\"example.com\""), "{message}");
     }
 
     #[test]

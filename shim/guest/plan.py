@@ -34,11 +34,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is added to one component: where its code and files are, and its variables' values."""
+    """What is added to one component: where its code and files are, and what templates became."""
 
     aot_fd: int
     variables: dict[str, str] = field(default_factory=dict)
     files: str | None = None
+    outbound: Sequence[str] = ()
 
 
 def build(app: App, image_digest: str, pieces: Sequence[Piece], listen: str, limits: Limits) -> bytes:
@@ -73,4 +74,5 @@ def _component(app: App, at: int, piece: Piece) -> dict[str, Any]:
         "env": [list(pair) for pair in component.env],
         "variables": piece.variables,
         "files": piece.files,
+        "allowed_outbound_hosts": list(piece.outbound),
     }

@@ -137,6 +137,7 @@ def _pieces(app: App, values: Mapping[str, str], trees: list[Path | None]) -> li
             aot_fd=plan.FIRST_AOT_FD + at,
             variables=variables.component_values(component, values),
             files=spec.FILES_PATH.format(index=at) if trees[at] else None,
+            outbound=variables.outbound_hosts(component, values),
         )
         for at, component in enumerate(app.components)
     ]

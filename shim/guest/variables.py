@@ -46,6 +46,12 @@ def component_values(component: Component, values: Mapping[str, str]) -> dict[st
     }
 
 
+def outbound_hosts(component: Component, values: Mapping[str, str]) -> list[str]:
+    """`allowed_outbound_hosts` with their templates filled in (H63, H66); raises BadArtifact."""
+    where = f"component {component.id} allowed_outbound_hosts"
+    return [fill(host, values, where) for host in component.outbound]
+
+
 def fill(template: str, values: Mapping[str, str], where: str) -> str:
     """`template` with each `{{ name }}` replaced; raises BadArtifact for unknown names and open braces."""
 

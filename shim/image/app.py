@@ -41,13 +41,14 @@ class StaticFile:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One component: its wasm by digest, its environment, files and variable templates."""
+    """One component: its wasm by digest, its environment, files, variable and outbound host templates."""
 
     id: str
     source: str
     env: tuple[tuple[str, str], ...] = ()
     files: tuple[StaticFile, ...] = ()
     config: tuple[tuple[str, str], ...] = ()
+    outbound: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,19 @@ def _component(item: object) -> Component:
     files = tuple(_file(entry, where) for entry in _list(fields, "files"))
     _check_files(files, where)
     return Component(
-        name, source.digest, _pairs(fields.get("env"), where), files, _pairs(fields.get("config"), where)
+        name,
+        source.digest,
+        _pairs(fields.get("env"), where),
+        files,
+        _pairs(fields.get("config"), where),
+        _outbound(_mapping(fields.get("metadata"), f"{where} metadata"), where),
     )
+
+
+def _outbound(metadata: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Where the component may connect to, as templates that the host judges once they are filled in (H63)."""
+    key = "allowed_outbound_hosts"
+    return tuple(_text(host, f"{where} {key}") for host in _list(metadata, key))
 
 
 def _content(fields: Mapping[str, Any], where: str) -> Content:

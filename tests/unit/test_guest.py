@@ -48,6 +48,17 @@ def test_templates() -> None:
     assert variables.component_values(component, {"a": "x", "b": "y"}) == {"url": "x/y"}
 
 
+def test_outbound_hosts_are_templates() -> None:
+    """The host gets addresses, not templates; an unknown name is an error that says where (H63, H66)."""
+    component = Component("c", digest_of(b""), outbound=("https://{{ api }}:443", "redis://cache"))
+    assert variables.outbound_hosts(component, {"api": "a.example"}) == [
+        "https://a.example:443",
+        "redis://cache",
+    ]
+    with pytest.raises(BadArtifact, match="component c allowed_outbound_hosts.*api .* is not a variable"):
+        variables.outbound_hosts(component, {})
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [("{{ nope }}", "nope .* is not a variable"), ("{{ a", "without")]
 )

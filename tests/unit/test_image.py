@@ -44,9 +44,18 @@ def test_a_locked_app_becomes_frozen_values() -> None:
     assert {v.name: v.default for v in app.variables} == {"greeting": "hi", "token": None}
 
 
+def test_outbound_hosts_come_from_the_components_metadata() -> None:
+    """Spin locks `allowed_outbound_hosts` as metadata; none means nowhere (H63)."""
+    hosts = ["https://example.com", "redis://{{ cache }}"]
+    app = parsed(changed("components.0.metadata", {"allowed_outbound_hosts": hosts}))
+    assert app.components[0].outbound == tuple(hosts)
+    assert parsed(HELLO).components[0].outbound == ()
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        ("components.0.metadata", {"allowed_outbound_hosts": [1]}, "wanted text, found 1"),
         ("spin_lock_version", 2, "spin_lock_version 0 or 1, found 2"),
         ("must_understand", ["teleport"], 'must_understand names "teleport"'),
         ("host_requirements", {"middleware": "required"}, 'requires the host feature "middleware"'),

@@ -34,7 +34,7 @@ pub fn plan(listen: &str) -> Value {
         "listen": listen,
         "ready_fd": 4,
         "components": [{"id": "guest", "digest": "sha256:0", "aot": {"fd": 5}, "env": [],
-                        "variables": {}, "files": null}],
+                        "variables": {}, "files": null, "allowed_outbound_hosts": []}],
         "triggers": [{"id": "t", "component": "guest", "route": "/..."}],
         "limits": {"memory_bytes": 33_554_432, "request_timeout_ms": 1000,
                    "max_concurrency": 4, "shutdown_grace_ms": 3000},
