@@ -11,10 +11,10 @@ import argparse
 import sys
 
 from shim import __version__
-from shim.cli import registry, timeline
+from shim.cli import doctor, registry, timeline
 from shim.errors import ShimError
 
-VERBS = (registry, timeline)  # in the order of --help
+VERBS = (registry, timeline, doctor)  # in the order of --help
 
 
 def main(argv: list[str]) -> int:
