@@ -11,10 +11,10 @@ import argparse
 import sys
 
 from shim import __version__
-from shim.cli import cache, develop, registry, timeline
+from shim.cli import cache, develop, doctor, registry, timeline
 from shim.errors import ShimError
 
-VERBS = (develop, registry, cache, timeline)  # in the order of --help
+VERBS = (develop, registry, cache, doctor, timeline)  # in the order of --help
 
 EPILOG = "Exit codes: 0 done, 1 failed (one line on stderr says what to do), 2 bad usage."
 
