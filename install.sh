@@ -71,6 +71,7 @@ packages=(
     ca-certificates gcc libc6-dev git util-linux iproute2 jq
     python3 python3-venv
     crun runc busybox-static
+    wrk # bench/
     docker-registry apache2-utils openssl
     rustc-web cargo-web rust-web-src wasi-libc lld
 )

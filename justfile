@@ -52,3 +52,11 @@ fuzz seconds="300":
     for target in $(python -m tests.fuzz.targets); do \
         python -m tests.fuzz.run $target -max_total_time={{seconds}} -rss_limit_mb=1024 -timeout=10 || exit 1; done
     SPINWHEEL_FUZZ_SEQUENCES=$(({{seconds}} * 150)) python -m pytest --timeout=0 tests/fuzz/test_ttrpc_dialogue.py
+
+# every bar of the bench scenarios, or the named ones (B1 B3 ...); writes bench-results/
+bench *words:
+    python -m bench {{words}}
+
+# three minutes; fails only on a ratio 1.5 times off its recorded value
+bench-short:
+    python -m bench --short
