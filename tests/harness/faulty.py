@@ -1,7 +1,7 @@
 """A registry that misbehaves in one chosen way, with a second host that nobody should send a password to.
 
-Knows: the distribution protocol's reading half. Must not know: our client. Laws: without a fault it serves the
-artifact whole; it asks for a password first; what a host was shown is in `seen`.
+Knows: the distribution protocol's reading half. Must not know: our client. Laws: without a fault it serves
+the artifact whole; it asks for a password first; what a host was shown is in `seen`.
 """
 
 import http.server
