@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import itertools
+import os
 import socket
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from tests.native import REFERENCE, pack_busybox
 
 RUNC = "io.containerd.runc.v2"
 ANSWER_SECONDS = 20.0
+PORTS = itertools.count(10_000 + os.getpid() % 10_000)
 
 
 class Site:
@@ -74,9 +77,14 @@ def since(began: int) -> float:
 
 
 def free_port() -> int:
-    """A loopback port that nobody holds now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A loopback port that nobody holds now, never handed out before.
+
+    Below the kernel's own range (32768 and up): there, a client's connection could take it meanwhile.
+    """
+    while True:
+        port = next(PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def first_byte(port: int) -> None:
