@@ -192,6 +192,8 @@ run_tests() {
     PATH=$venv/bin:$PATH "$venv/bin/just" check
     say "running the tests"
     "$venv/bin/python" -m pytest "$@"
+    say "looking for gross regressions of speed"
+    PATH=$venv/bin:$PATH "$venv/bin/just" bench-short
 }
 
 main "$@"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench-results"))
     arguments = parser.parse_args()
     picked = chosen(arguments.ids, short=arguments.short, rounds=arguments.rounds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the node is still cleared away
     machine = report.facts()
     results = measure(picked, arguments.against)
     report.write(arguments.out, machine, results)
