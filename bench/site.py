@@ -12,16 +12,12 @@ import http.client
 import itertools
 import os
 import socket
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from tests.apps import App, Component
-from tests.demo import containerd_programs
+from tests.demo import private_node
 from tests.guests.build import guest_path
-from tests.harness.containerd import PrivateContainerd
 from tests.harness.node import LISTEN, RUNTIME, Node
 from tests.native import REFERENCE, pack_busybox
 
@@ -107,16 +103,5 @@ def first_byte(port: int) -> None:
 @contextlib.contextmanager
 def site(against: str | None) -> Iterator[Site]:
     """A site, from start to the last unmount."""
-    programs = Path(sys.prefix) / "bin"
-    base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))  # mkdtemp makes it, 0700
-    (base / "bin").mkdir()
-    (base / "bin" / "containerd-shim-spin-v2").symlink_to(programs / "containerd-shim-spin-v2")
-    env = {"SPINWHEEL_RUN_DIR": str(base / "run"), "SPINWHEEL_CACHE_DIR": str(base / "cache")}
-    with PrivateContainerd(
-        containerd_programs(), base_dir=base, env=env, path_prepend=[base / "bin"]
-    ) as containerd:
-        node = Node(containerd, programs, base / "run")
-        try:
-            yield Site(node, against)
-        finally:
-            node.stop_zygotes()
+    with private_node() as node:
+        yield Site(node, against)
