@@ -71,6 +71,7 @@ packages=(
     ca-certificates gcc libc6-dev git util-linux iproute2 jq
     python3 python3-venv
     crun runc busybox-static strace openssl
+    wrk # bench/
     docker-registry apache2-utils openssl
     rustc-web cargo-web rust-web-src wasi-libc lld
 )
@@ -191,6 +192,8 @@ run_tests() {
     PATH=$venv/bin:$PATH "$venv/bin/just" check
     say "running the tests"
     "$venv/bin/python" -m pytest "$@"
+    say "looking for gross regressions of speed"
+    PATH=$venv/bin:$PATH "$venv/bin/just" bench-short
 }
 
 main "$@"

@@ -56,3 +56,11 @@ fuzz seconds="300":
 # faults of the cache at the numbers of faults.md: 1,000 flips, 10,000 races, every call x 4 errors
 soak-cache:
     SPINWHEEL_SOAK=1 python -m pytest --timeout 3600 tests/process/test_cache_faults.py tests/process/test_compile.py tests/contract/test_stores.py
+
+# every bar of the bench scenarios, or the named ones (B1 B3 ...); writes bench-results/
+bench *words:
+    python -m bench {{words}}
+
+# three minutes; fails only on a ratio 1.5 times off its recorded value
+bench-short:
+    python -m bench --short

@@ -4,12 +4,14 @@ Knows: the words a person would type. Laws: a containerd that is installed and n
 program, never as a service; everything runs below one folder, which is removed at the end.
 """
 
+import contextlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.apps import App, Component
@@ -66,8 +68,9 @@ def show(node: Node) -> None:
         node.remove(task)
 
 
-def main() -> int:
-    """Run the demo; the exit code is 0 when both starts answered."""
+@contextlib.contextmanager
+def private_node() -> Iterator[Node]:
+    """A node with the shim of this environment; all of it is gone afterwards."""
     programs = Path(sys.prefix) / "bin"
     base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))  # mkdtemp makes it, 0700
     (base / "bin").mkdir()
@@ -78,9 +81,15 @@ def main() -> int:
     ) as containerd:
         node = Node(containerd, programs, base / "run")
         try:
-            show(node)
+            yield node
         finally:
             node.stop_zygotes()
+
+
+def main() -> int:
+    """Run the demo; the exit code is 0 when both starts answered."""
+    with private_node() as node:
+        show(node)
     return 0
 
 

@@ -64,9 +64,9 @@ def run_sleeper(daemon: PrivateContainerd, rootfs: Path, name: str) -> None:
     daemon.ctr("run", "--detach", "--runtime", RUNC, "--rootfs", rootfs, name, *command)
 
 
-def is_over(events: list[Event]) -> bool:
-    """Tell whether a task was deleted."""
-    return any(event.topic == "/tasks/delete" for event in events)
+def has_ended(events: list[Event]) -> bool:
+    """Tell whether a task has ended."""
+    return any(event.topic == "/tasks/exit" for event in events)
 
 
 @pytest.mark.parametrize("shape", Shape)
@@ -92,8 +92,9 @@ def test_a_whole_life_leaves_the_books_as_they_were(daemon: PrivateContainerd, r
         gained = ledger.settled(before, seconds=0)
         daemon.ctr("tasks", "rm", "--force", life)
         daemon.ctr("containers", "rm", life)
-        assert log.wait_for(is_over)
-        assert violations(log.events) == []
+        assert log.wait_for(has_ended)
+        # runc's shim may leave before its last event is sent, so that the word may lack its end.
+        assert violations(log.events, alive={f"default/{life}"}) == []
     shown = {"L1 processes", "L3 sockets", "L4 cgroups", "L6 files", "L7 objects"}
     if os.environ.get(
         SHARED
