@@ -38,7 +38,7 @@ def code_of(
     return codes_in(store_of(settings, source), artifact, source, settings, circle, namespace)
 
 
-def codes_in(  # noqa: PLR0913  # the two last are one caller's
+def codes_in(  # the two last are one caller's
     store: AotDirectory | None,
     artifact: Artifact,
     source: BlobSource,

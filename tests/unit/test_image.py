@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from shim.errors import NotFound, ShimError
 from shim.image import manifest as m
 from shim.image.app import App, is_safe_path, parse_app
-from shim.image.artifact import NotSpin, copy_verified, read_verified, resolve
-from shim.image.manifest import BadArtifact, Descriptor, parse_document, parse_manifest
+from shim.image.artifact import copy_verified, read_verified, resolve
+from shim.image.manifest import BadArtifact, Descriptor, NotSpin, parse_document, parse_manifest
 from tests import apps
 from tests.apps import digest_of, encode, locked_app
 from tests.doubles.blobs import INDEX, MANIFEST, MemoryBlobs, spin_push
