@@ -1,8 +1,8 @@
 """What the kernel counts for a container: processes and statistics, on cgroup v1, v2 and hybrids.
 
-Laws: reads only, but for the cgroups of its own making (`own_cgroup`); a file that is missing (controller
-off, cgroup gone) counts as nothing, but a cgroup that is gone altogether is NotFound (wire.md 3.4); the type
-of the answer is the one clients expect (wire.md 4.5).
+Laws: reads only, but for the cgroups of its own making (`own_cgroup`) and for this process's place; a file
+that is missing (controller off, cgroup gone) counts as nothing, but a cgroup that is gone altogether is
+NotFound (wire.md 3.4); the type of the answer is the one clients expect (wire.md 4.5).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from shim.errors import NotFound
 from shim.pb import cgroup1_pb2, cgroup2_pb2
 
 ROOT = Path("/sys/fs/cgroup")
+PROCS = "cgroup.procs"
 UNLIMITED = 2**64 - 1
 OWN_PREFIX = "spinwheel-compile-"
 MAX_THREADS = 512  # of one compilation: its pool has one per core
@@ -135,6 +136,36 @@ def _remove(folder: Path) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def follow(pid: int) -> None:
+    """Moves this process into the cgroups of process `pid`; raises OSError."""
+    if _lines(Path("/proc/self"), "cgroup") != _lines(Path(f"/proc/{pid}"), "cgroup"):
+        place = of_process(pid)
+        _enter({*place.controllers.values(), *([place.unified] if place.unified else [])})
+
+
+def join(path: str, root: Path = ROOT) -> None:
+    """Moves this process into the cgroup `path` of every hierarchy, made where missing; raises OSError."""
+    bases = [root] if is_v2_host(root) else [base for base in root.iterdir() if (base / PROCS).exists()]
+    folders = {base / path.strip("/") for base in bases}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        _inherit_cpus(folder)
+    _enter(folders)
+
+
+def _inherit_cpus(folder: Path) -> None:
+    """A new cpuset of v1 is empty, and takes nobody in before it has what its parent has."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        file = folder / name
+        if file.exists() and not file.read_text().strip():
+            file.write_text((folder.parent / name).read_text())
+
+
+def _enter(folders: set[Path]) -> None:
+    for folder in folders:
+        (folder / PROCS).write_text(str(os.getpid()))
 
 
 def is_v2_host(root: Path = ROOT) -> bool:

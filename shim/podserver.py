@@ -20,8 +20,9 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from setproctitle import setproctitle
 
+from shim import cgroup
 from shim import log as shim_log
-from shim.errors import InvalidArgument
+from shim.errors import InvalidArgument, ShimError
 from shim.guest import prepare
 from shim.guest.reaper import Reaper
 from shim.guest.runtime import OciRuntime, choose, choose_native
@@ -127,6 +128,16 @@ def adjust_oom_score() -> None:
         score.write_text(str(min(int(score.read_text()) + 1, 1000)))
 
 
+def enter_cgroup(options: AnyMessage) -> None:
+    """Moves into the cgroup that the handler's options name for pod servers; best effort (wire.md 2.8)."""
+    try:
+        wanted = parse_options(options).shim_cgroup
+        if wanted:
+            cgroup.join(wanted)
+    except (ShimError, OSError) as error:
+        log.warning("not in the cgroup that ShimCgroup names: %s", error)
+
+
 def serve(launch: Launch, listener: socket.socket) -> None:
     """Becomes the pod server; returns when it has left."""
     detach(launch.bundle, listener)
@@ -137,6 +148,7 @@ def serve(launch: Launch, listener: socket.socket) -> None:
     )
     os.umask(0o022)
     adjust_oom_score()
+    enter_cgroup(launch.options)
     asyncio.run(_serve(launch, listener))
 
 

@@ -159,6 +159,8 @@ def _child(caller: socket.socket, accepted: int) -> None:
         caller.settimeout(CALLER_SECONDS)
         call = receive_call(caller, accepted)
         outcome = lifecycle.run(call)
+        if outcome.serve:
+            _leave_the_zygotes_cgroup(caller)
         with contextlib.suppress(OSError):  # whoever gave up has joined us by the plain path
             send_outcome(caller, outcome)
         caller.close()
@@ -173,9 +175,25 @@ def _child(caller: socket.socket, accepted: int) -> None:
 
 def is_ours(caller: socket.socket) -> bool:
     """True for a caller of our own uid; the folder's mode keeps others out already (faults.md S1)."""
+    _pid, uid, _gid = _credentials(caller)
+    return uid == os.geteuid()
+
+
+def _credentials(caller: socket.socket) -> tuple[int, int, int]:
+    """The caller's pid, uid and gid, as the kernel has them."""
     raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    _pid, uid, _gid = CREDENTIALS.unpack(raw)
-    return bool(uid == os.geteuid())
+    pid, uid, gid = CREDENTIALS.unpack(raw)
+    return pid, uid, gid
+
+
+def _leave_the_zygotes_cgroup(caller: socket.socket) -> None:
+    """A pod server is accounted where containerd starts its shims, and outlives the zygote's unit."""
+    from shim import cgroup  # noqa: PLC0415  # preloaded; the plain path has no use for it
+
+    try:
+        cgroup.follow(_credentials(caller)[0])
+    except OSError as error:
+        logging.getLogger(__name__).warning("staying in the zygote's cgroup: %s", error)
 
 
 def receive_call(caller: socket.socket, accepted: int) -> Call:

@@ -20,6 +20,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim.pb.bootstrap_pb2 import BootstrapParams
 from shim.pb.introspection_pb2 import RuntimeInfo
+from shim.pb.oci_pb2 import Options as RuncOptions
 from shim.pb.runtimeoptions_pb2 import Options as RuntimeOptions
 from shim.pb.shim_pb2 import DeleteResponse
 
@@ -95,6 +96,59 @@ def shim(request: pytest.FixtureRequest, folder: Path) -> Iterator[Shim]:
         made.wait_for_zygote()
     yield made
     made.end()
+
+
+@pytest.fixture
+def pids_cgroup() -> Iterator[Path]:
+    """A cgroup of the test's own in the pids hierarchy, emptied by whoever was put there."""
+    base = Path("/sys/fs/cgroup/pids")
+    folder = (base if base.is_dir() else base.parent) / f"sw-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    deadline = time.monotonic() + 5
+    while (folder / "cgroup.procs").read_text():
+        assert time.monotonic() < deadline, (folder / "cgroup.procs").read_text()
+        time.sleep(0.02)
+    folder.rmdir()
+
+
+def test_a_pod_server_is_where_containerd_is(folder: Path, pids_cgroup: Path) -> None:
+    """Not where the zygote was made: its caller's cgroup counts (design.md section 2)."""
+    shim = Shim(folder, "containerd-shim-spin-v2", {})
+    shim.call("start", shim.bundle("first"))
+    zygote = shim.wait_for_zygote()
+    try:
+        Path(f"{pids_cgroup}/cgroup.procs").write_text(str(zygote))
+        shim.call("start", shim.bundle("second"))
+        inside = (pids_cgroup / "cgroup.procs").read_text().split()
+        assert inside == [str(zygote)], "the second pod's server left for ours"
+    finally:
+        shim.end()
+
+
+def test_a_pod_server_enters_the_cgroup_of_its_options(shim: Shim, pids_cgroup: Path) -> None:
+    """`ShimCgroup` of runc's options, made where it is missing (wire.md 2.8)."""
+    options = AnyMessage(type_url="containerd.runc.v1.Options")
+    options.value = RuncOptions(shim_cgroup=pids_cgroup.name).SerializeToString()
+    shim.call("start", shim.bundle("grouped"), stdin=options.SerializeToString())
+    deadline = time.monotonic() + 5
+    while not (pids_cgroup / "cgroup.procs").read_text():
+        assert time.monotonic() < deadline, "the server is not there"
+        time.sleep(0.02)
+    shim.end()
+    remove_elsewhere(pids_cgroup)
+
+
+def remove_elsewhere(folder: Path) -> None:
+    """Removes the cgroups of the same name in the other hierarchies, once they are empty."""
+    deadline = time.monotonic() + 5
+    for other in Path("/sys/fs/cgroup").glob(f"*/{folder.name}/"):
+        while other != folder:
+            with contextlib.suppress(OSError):
+                other.rmdir()
+                break
+            assert time.monotonic() < deadline, other
+            time.sleep(0.02)
 
 
 def expected_address(shim: Shim, group: str) -> str:
