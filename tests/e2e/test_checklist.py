@@ -102,20 +102,19 @@ def test_exec_status(way: Way) -> None:
 def test_exec_id_twice(way: Way) -> None:
     """The second one is refused while the first lives (item 9)."""
     way.run("n9", "sleep", "300")
-    first = threading.Thread(target=way.exec, args=("n9", "d", "sleep", "2"))
+    first = threading.Thread(target=way.exec, args=("n9", "twice", "sleep", "2"))
     first.start()
-    wait_for_processes(way, "n9", 2)
-    assert "id d: already exists" in way.exec("n9", "d", "true").stderr
+    wait_for_exec(way, "n9", "twice")
+    assert "id twice: already exists" in way.exec("n9", "twice", "true").stderr
     first.join()
 
 
-def wait_for_processes(way: Way, task: str, count: int) -> list[str]:
-    """The lines of `ctr tasks ps` once there are that many."""
+def wait_for_exec(way: Way, task: str, exec_id: str) -> None:
+    """Returns once `ctr tasks ps` shows the added process by its id, and not only what is making it."""
     deadline = time.monotonic() + 10
-    while len(lines := way.node.ctr("tasks", "ps", task).stdout.splitlines()[1:]) < count:
-        assert time.monotonic() < deadline, lines
+    while exec_id not in (listed := way.node.ctr("tasks", "ps", task).stdout.partition("\n")[2]):
+        assert time.monotonic() < deadline, listed
         time.sleep(0.02)
-    return lines
 
 
 def test_exec_of_a_missing_program(way: Way) -> None:
@@ -132,8 +131,7 @@ def test_ps_lists_execs(way: Way) -> None:
     way.run("n11", "sleep", "300")
     added = threading.Thread(target=way.exec, args=("n11", "e11", "sleep", "1"))
     added.start()
-    lines = wait_for_processes(way, "n11", 2)
-    assert any("e11" in line for line in lines)
+    wait_for_exec(way, "n11", "e11")
     added.join()
 
 
@@ -295,9 +293,9 @@ def test_instant_death_keeps_the_order(way: Way) -> None:
 def test_execs_end_before_their_init(way: Way, events: EventLog) -> None:
     """All die with the container, and the init is told of last (wire.md 3.6)."""
     way.run("n25x", "sleep", "300")
-    added = threading.Thread(target=way.exec, args=("n25x", "e", "sleep", "300"))
+    added = threading.Thread(target=way.exec, args=("n25x", "e25", "sleep", "300"))
     added.start()
-    wait_for_processes(way, "n25x", 2)
+    wait_for_exec(way, "n25x", "e25")
     way.node.ctr("tasks", "kill", "-s", "SIGKILL", "n25x")
     way.node.wait_status("n25x", "STOPPED")
     way.node.ctr("tasks", "rm", "n25x", check=False)

@@ -5,6 +5,7 @@ name it prints (`-artifact_prefix=`); the seeds are in the corpus folder before 
 """
 
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -15,17 +16,26 @@ with atheris.instrument_imports(include=["shim", "cache"]):
     from tests.fuzz.targets import TARGETS, allowed, seeds
 
 
-def main(argv: list[str]) -> None:
-    """Fuzzes until libFuzzer's own limits (`-runs=`, `-max_total_time=`); does not return."""
+def main(argv: list[str]) -> int:
+    """Fuzzes until libFuzzer's own limits (`-runs=`, `-max_total_time=`); returns the exit code."""
     name, *words = argv
-    target = TARGETS[name]
-    logging.disable()  # one line an input would be most of the work
-    with tempfile.TemporaryDirectory(prefix="sw-fuzz-", ignore_cleanup_errors=True) as corpus:
+    with tempfile.TemporaryDirectory(prefix="sw-fuzz-") as corpus:
         for number, seed in enumerate(seeds(name)):
             (Path(corpus) / str(number)).write_bytes(seed)
-        atheris.Setup(["fuzz", *words, corpus], lambda data: allowed(target, data))
-        atheris.Fuzz()
+        child = os.fork()  # libFuzzer ends its process and cleans nothing up
+        if child == 0:
+            fuzz(name, [*words, corpus])
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def fuzz(name: str, words: list[str]) -> None:
+    """Gives this process to libFuzzer."""
+    target = TARGETS[name]
+    logging.disable()  # one line an input would be most of the work
+    atheris.Setup(["fuzz", *words], lambda data: allowed(target, data))
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
