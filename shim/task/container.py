@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -393,7 +393,7 @@ class Container(Process):
         self.step(Verb.STATS)
         return self._cgroup.stats()
 
-    def _go(self, work: Any) -> None:  # noqa: ANN401  # a coroutine
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"{self.id}: background")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
