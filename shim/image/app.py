@@ -41,7 +41,7 @@ class StaticFile:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One component: its wasm by digest, its environment, files, variable and outbound host templates."""
+    """One component: its wasm by digest, its environment and files, templates, and what it may open (O44)."""
 
     id: str
     source: str
@@ -49,6 +49,9 @@ class Component:
     files: tuple[StaticFile, ...] = ()
     config: tuple[tuple[str, str], ...] = ()
     outbound: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
+    databases: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +143,23 @@ def _component(item: object) -> Component:
     source = _content(_mapping(fields.get("source"), f"{where} source"), f"{where} source")
     files = tuple(_file(entry, where) for entry in _list(fields, "files"))
     _check_files(files, where)
+    metadata = _mapping(fields.get("metadata"), f"{where} metadata")
     return Component(
         name,
         source.digest,
         _pairs(fields.get("env"), where),
         files,
         _pairs(fields.get("config"), where),
-        _outbound(_mapping(fields.get("metadata"), f"{where} metadata"), where),
+        # Templates, which the host judges once they are filled in (H63).
+        outbound=_granted(metadata, "allowed_outbound_hosts", where),
+        stores=_granted(metadata, "key_value_stores", where),
+        databases=_granted(metadata, "databases", where),
+        models=_granted(metadata, "ai_models", where),
     )
 
 
-def _outbound(metadata: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Where the component may connect to, as templates that the host judges once they are filled in (H63)."""
-    key = "allowed_outbound_hosts"
-    return tuple(_text(host, f"{where} {key}") for host in _list(metadata, key))
+def _granted(metadata: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    return tuple(_text(entry, f"{where} {key}") for entry in _list(metadata, key))
 
 
 def _content(fields: Mapping[str, Any], where: str) -> Content:

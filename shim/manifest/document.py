@@ -16,6 +16,14 @@ from shim.image.manifest import shown
 
 MAX_BYTES = 1 << 20
 MAX_LINES_LOCATED = 5000  # above, a fault names its keys but not its line
+KINDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    dict: "a table",
+    list: "a list",
+}
 
 
 class BadManifest(InvalidArgument):
@@ -30,13 +38,24 @@ class Node:
     file: str
     source: str
     path: tuple[str | int, ...] = ()
+    secret: bool = False  # values stay out of messages; their kinds do not
+
+    @property
+    def line(self) -> int:
+        """The line of the statement that made this value, from 1; 0 when it is not known."""
+        return locate(self.source, self.path)
+
+    @property
+    def keys(self) -> str:
+        """The path to this value as people write it."""
+        return ".".join(map(str, self.path)) or "the document"
 
     def fault(self, wanted: str) -> BadManifest:
         """The error to raise when this value is not `wanted`."""
-        line = locate(self.source, self.path)
+        line = self.line
         place = f"{self.file}:{line}" if line else self.file
-        keys = ".".join(map(str, self.path)) or "the document"
-        return BadManifest(f"{place}: {keys}: wanted {wanted}, found {shown(self.value)}")
+        found = KINDS.get(type(self.value), "a date or time") if self.secret else shown(self.value)
+        return BadManifest(f"{place}: {self.keys}: wanted {wanted}, found {found}")
 
     def get(self, key: str) -> Node | None:
         """The value below `key`, or None."""
@@ -91,16 +110,16 @@ class Node:
                 raise node.fault(message)
 
     def _child(self, key: str | int, value: object) -> Node:
-        return Node(value, self.file, self.source, (*self.path, key))
+        return Node(value, self.file, self.source, (*self.path, key), self.secret)
 
 
-def parse(text: str, file: str) -> Node:
+def parse(text: str, file: str, *, secret: bool = False) -> Node:
     """The document in `text`; raises BadManifest with the line of a fault in its syntax."""
     if len(text) > MAX_BYTES:
         message = f"{file}: {len(text)} characters, above the limit of {MAX_BYTES}"
         raise BadManifest(message)
     try:
-        return Node(tomllib.loads(text), file, text)
+        return Node(tomllib.loads(text), file, text, secret=secret)
     except (ValueError, RecursionError) as error:
         message = f"{file}: wanted TOML, found a fault: {error}"
         raise BadManifest(message) from error
