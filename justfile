@@ -53,6 +53,15 @@ fuzz seconds="300":
         python -m tests.fuzz.run $target -max_total_time={{seconds}} -rss_limit_mb=1024 -timeout=10 || exit 1; done
     SPINWHEEL_FUZZ_SEQUENCES=$(({{seconds}} * 150)) python -m pytest --timeout=0 tests/fuzz/test_ttrpc_dialogue.py
 
+# the tests of ids of the fault list, so often each: just fault F1 --n 20 [--keep]
+fault *words:
+    python -m tests.proofs.fault {{words}}
+
+# write docs/compatibility.md and docs/reliability.md from the tests and their results
+proofs *results:
+    python -m tests.proofs.compatibility
+    python -m tests.proofs.reliability {{results}}
+
 # faults of the cache at the numbers of faults.md: 1,000 flips, 10,000 races, every call x 4 errors
 soak-cache:
     SPINWHEEL_SOAK=1 python -m pytest --timeout 3600 tests/process/test_cache_faults.py tests/process/test_compile.py tests/contract/test_stores.py
