@@ -57,8 +57,8 @@ def shim_only(programs: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="session", params=["containerd"])
-def node(request: pytest.FixtureRequest, programs: Path, shim_only: Path, hugetlb: None) -> Iterator[Node]:
+@pytest.fixture(scope="session")
+def node(programs: Path, shim_only: Path, hugetlb: None) -> Iterator[Node]:
     """A node whose zygote is up and whose images are there."""
     base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
     env = {
@@ -66,8 +66,9 @@ def node(request: pytest.FixtureRequest, programs: Path, shim_only: Path, hugetl
         "SPINWHEEL_CACHE_DIR": str(base / "cache"),
         "SPINWHEEL_HOST": str(programs / "spinwheel-host"),
     }
-    bin_dir = containerd_folder(request.param)
-    with PrivateContainerd(bin_dir, base_dir=base, env=env, path_prepend=[shim_only]) as containerd:
+    with PrivateContainerd(
+        containerd_folder(), base_dir=base, env=env, path_prepend=[shim_only]
+    ) as containerd:
         made = Node(containerd, programs, base / "run")
         image = made.add_guest("hello-p2")
         for binary in ("crun", "runc"):  # each makes its state folder the first time

@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,40 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.apps import App, Component
-from tests.guests.build import guest_path
-from tests.harness.containerd import PrivateContainerd
-from tests.harness.cri import PAUSE, Cri
+from tests.harness.cri import SIDECAR, SPIN, Cri, cri_node
 from tests.harness.events import EventLog
 from tests.harness.ledger import Ledger, describe
 from tests.harness.ledger_sources import Scope, sources
 from tests.harness.tools import containerd_folder
-from tests.images import pack
-
-SIDECAR, SPIN = "test.local/sidecar:1", "test.local/hello:1"
 
 
 @pytest.fixture(scope="module")
 def cri(programs: Path, shim_only: Path, hugetlb: None) -> Iterator[Cri]:
     """A node with our handler, pause, a sidecar's image and an app."""
-    base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
-    env = {"SPINWHEEL_RUN_DIR": str(base / "run"), "SPINWHEEL_CACHE_DIR": str(base / "cache")}
-    config = Cri.config(base)
-    with PrivateContainerd(
-        containerd_folder(), base, env, [shim_only], cri=True, extra_config=config
-    ) as containerd:
-        made = Cri(containerd)
-        made.add_native(PAUSE, "/bin/sleep", "1000000")
-        made.add_native(SIDECAR)
-        tar = pack(App([Component(guest_path("hello-p2").read_bytes())]), base / "app.tar", reference=SPIN)
-        containerd.ctr("images", "import", tar, namespace="k8s.io")
-        warm = made.pod("warm")
-        made.start(made.create(warm, "warm", SPIN, ["/"], {"SPIN_HTTP_LISTEN_ADDR": "127.0.0.1:0"}))
-        made.remove_all()
+    with cri_node(shim_only) as made:
         yield made
-        for file in (base / "run" / "zygote").glob("*.pid"):
-            os.kill(int(file.read_text()), 15)
-    shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -61,21 +36,6 @@ def nothing_is_left(cri: Cri) -> Iterator[None]:
     cri.remove_all()
     lost = books.settled(before)
     assert not lost, describe(lost)
-
-
-def free_port() -> int:
-    """A loopback port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def app(cri: Cri, pod: str, name: str) -> tuple[str, str]:
-    """A started Spin container; returns its id and its URL."""
-    address = f"127.0.0.1:{free_port()}"
-    made = cri.create(pod, name, SPIN, ["/"], {"SPIN_HTTP_LISTEN_ADDR": address})
-    cri.start(made)
-    return made, f"http://{address}/"
 
 
 def get(url: str) -> int:
@@ -96,8 +56,8 @@ def test_a_pod_of_four(cri: Cri) -> None:
     pod = cri.pod("four")
     sidecar = cri.create(pod, "sidecar", SIDECAR, ["sleep", "1000"])
     cri.start(sidecar)
-    first, one = app(cri, pod, "first")
-    _second, two = app(cri, pod, "second")
+    first, one = cri.app(pod, "first")
+    _second, two = cri.app(pod, "second")
     assert len(servers(cri)) == 1
     assert (get(one), get(two)) == (200, 200)
     cri.run("stop", "--timeout", "5", first)
@@ -105,7 +65,7 @@ def test_a_pod_of_four(cri: Cri) -> None:
     assert cri.inspect(first)["exitCode"] == 0
     assert get(two) == 200
     cri.run("rm", first)
-    _again, url = app(cri, pod, "first")
+    _again, url = cri.app(pod, "first")
     assert get(url) == 200
     assert cri.inspect(sidecar)["state"] == "CONTAINER_RUNNING"
     assert len(servers(cri)) == 1
@@ -145,7 +105,7 @@ def test_stats(cri: Cri) -> None:
     pod = cri.pod("stats")
     side = cri.create(pod, "side", SIDECAR, ["sleep", "1000"])
     cri.start(side)
-    made, _ = app(cri, pod, "app")
+    made, _ = cri.app(pod, "app")
     cri.create(pod, "fresh", SIDECAR, ["sleep", "1000"])
     found = json.loads(cri.run("stats", "-o", "json").stdout)["stats"]
     measured = {one["attributes"]["id"]: one["memory"] for one in found if "memory" in one}

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +38,7 @@ CRI_PLUGINS = (
 QUIET = {"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1"}
 
 CONFIG = """\
-version = 3
+version = {version}
 root = "{base}/root"
 state = "{base}/state"
 disabled_plugins = [{disabled}]
@@ -74,7 +74,7 @@ class PrivateContainerd:
         env: Environment variables for the daemon, and so for the shims that it starts.
         path_prepend: Folders that come first on its PATH: where our own shim is.
         cri: Whether the CRI plugins run.
-        extra_config: TOML appended to the configuration.
+        extra_config: TOML appended to the configuration; may be changed until it starts.
 
     """
 
@@ -92,8 +92,9 @@ class PrivateContainerd:
         self.base_dir = base_dir or Path(tempfile.mkdtemp(prefix="sw-", dir=SHORT_BASE))
         self.address = self.base_dir / "c.sock"
         self.log_path = self.base_dir / "containerd.log"
+        self.is_v1 = "containerd v1." in _version(bin_dir)
         self._cri = cri
-        self._extra_config = extra_config
+        self.extra_config = extra_config
         path = os.pathsep.join(map(str, (*path_prepend, bin_dir, os.environ["PATH"])))
         self._env = {**os.environ, **(env or {}), **QUIET, "PATH": path}
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -155,9 +156,16 @@ class PrivateContainerd:
         """Return every namespace that exists now."""
         return self.ctr("namespaces", "ls", "--quiet").stdout.split()
 
-    def restart(self, how: signal.Signals = signal.SIGTERM, *, down: float = 0.0) -> None:
-        """End the daemon with a signal, leave it down for a while, and start it again."""
+    def restart(
+        self,
+        how: signal.Signals = signal.SIGTERM,
+        *,
+        down: float = 0.0,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """End the daemon with a signal, do something, leave it down for a while, and start it again."""
         self._end_daemon(how)
+        meanwhile()
         time.sleep(down)
         self._start()
 
@@ -183,9 +191,10 @@ class PrivateContainerd:
     def _write_config(self) -> None:
         disabled = () if self._cri else CRI_PLUGINS
         text = CONFIG.format(
+            version=2 if self.is_v1 else 3,  # 1.7 knows no version 3
             base=self.base_dir,
             disabled=", ".join(f'"{name}"' for name in disabled),
-            extra=self._extra_config,
+            extra=self.extra_config,
         )
         (self.base_dir / "config.toml").write_text(text)
 
@@ -252,6 +261,13 @@ class PrivateContainerd:
         for pid in processes_of(self.base_dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _version(bin_dir: Path) -> str:
+    """`containerd --version`, its module's path left out: "containerd v1.7.35"."""
+    done = subprocess.run([bin_dir / "containerd", "--version"], capture_output=True, text=True, check=True)
+    said = done.stdout.split()
+    return f"{said[0]} {said[2]}"
 
 
 def mounts_below(folder: Path) -> list[str]:

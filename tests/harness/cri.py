@@ -7,30 +7,41 @@ own.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
+import shutil
+import signal
+import socket
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.apps import App, Component
+from tests.guests.build import guest_path
 from tests.harness.containerd import PrivateContainerd
 from tests.harness.tools import containerd_folder
+from tests.images import pack
 from tests.native import pack_busybox
 
-PAUSE = "test.local/pause:1"
-HANDLERS = """
-[plugins."io.containerd.cri.v1.images"]
-[plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "{pause}"
+PAUSE, SIDECAR, SPIN = "test.local/pause:1", "test.local/sidecar:1", "test.local/hello:1"
 # Not every machine that runs tests may lower a score.
-[plugins."io.containerd.cri.v1.runtime"]
+RUNTIME_PLUGIN = """
+[plugins."{plugin}"]
 restrict_oom_score_adj = true
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.spin]
+{more}
+[plugins."{plugin}".containerd.runtimes.spin]
 runtime_type = "io.containerd.spin.v2"
-[plugins."io.containerd.cri.v1.runtime".cni]
+[plugins."{plugin}".cni]
 bin_dir = "{base}/cni/bin"
 conf_dir = "{base}/cni/conf"
+"""
+PINNED = f"""
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{PAUSE}"
 """
 
 
@@ -43,11 +54,15 @@ class Cri:
         self.folder.mkdir(exist_ok=True)
         self._crictl = containerd_folder("cri") / "crictl"
         self.parent = f"sw{secrets.token_hex(4)}"
+        self._pod_files: dict[str, str] = {}
 
     @staticmethod
-    def config(base: Path) -> str:
-        """What containerd's configuration needs for it."""
-        return HANDLERS.format(pause=PAUSE, base=base)
+    def config(base: Path, *, v1: bool = False) -> str:
+        """What containerd's configuration needs for it; 1.7 has one plugin for images and runtimes."""
+        if v1:
+            more = f'sandbox_image = "{PAUSE}"'
+            return RUNTIME_PLUGIN.format(plugin="io.containerd.grpc.v1.cri", more=more, base=base)
+        return PINNED + RUNTIME_PLUGIN.format(plugin="io.containerd.cri.v1.runtime", more="", base=base)
 
     def add_native(self, reference: str, *entrypoint: str) -> str:
         """Imports busybox under a name."""
@@ -75,7 +90,10 @@ class Cri:
                 "security_context": {"namespace_options": {"network": 2}},
             },
         }
-        return self.run("runp", "--runtime", "spin", self._file(f"pod-{name}", document)).stdout.strip()
+        file = self._file(f"pod-{name}", document)
+        made = self.run("runp", "--runtime", "spin", file).stdout.strip()
+        self._pod_files[made] = file
+        return made
 
     def create(
         self,
@@ -95,9 +113,15 @@ class Cri:
             "log_path": f"{name}.log",
             "linux": {"resources": {"memory_limit_in_bytes": memory}} if memory else {},
         }
-        pod_file = next(self.folder.glob("pod-*.json"))
-        words = ("create", "--no-pull", pod, self._file(name, document), str(pod_file))
+        words = ("create", "--no-pull", pod, self._file(name, document), self._pod_files[pod])
         return self.run(*words).stdout.strip()
+
+    def app(self, pod: str, name: str) -> tuple[str, str]:
+        """A started Spin container on a free loopback port; returns its id and its URL."""
+        address = f"127.0.0.1:{free_port()}"
+        made = self.create(pod, name, SPIN, ["/"], {"SPIN_HTTP_LISTEN_ADDR": address})
+        self.start(made)
+        return made, f"http://{address}/"
 
     def start(self, *ids: str) -> None:
         """Starts containers."""
@@ -130,3 +154,34 @@ class Cri:
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps(document))
         return str(path)
+
+
+def free_port() -> int:
+    """A loopback port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def cri_node(shim_only: Path) -> Iterator[Cri]:
+    """A node with our handler, the pause and the sidecar's image, and an app that is compiled.
+
+    `shim_only` is a folder with the shim's name.
+    """
+    base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))
+    env = {"SPINWHEEL_RUN_DIR": str(base / "run"), "SPINWHEEL_CACHE_DIR": str(base / "cache")}
+    containerd = PrivateContainerd(containerd_folder(), base, env, [shim_only], cri=True)
+    containerd.extra_config = Cri.config(base, v1=containerd.is_v1)
+    with containerd:
+        made = Cri(containerd)
+        made.add_native(PAUSE, "/bin/sleep", "1000000")
+        made.add_native(SIDECAR)
+        tar = pack(App([Component(guest_path("hello-p2").read_bytes())]), base / "app.tar", reference=SPIN)
+        containerd.ctr("images", "import", tar, namespace="k8s.io")
+        made.app(made.pod("warm"), "warm")
+        made.remove_all()
+        yield made
+        for file in (base / "run" / "zygote").glob("*.pid"):
+            os.kill(int(file.read_text()), signal.SIGTERM)
+    shutil.rmtree(base, ignore_errors=True)
