@@ -18,10 +18,10 @@ import pytest
 from tests.harness.containerd import PrivateContainerd
 from tests.harness.events import EventLog, violations
 from tests.harness.node import Node
-from tests.harness.tools import containerd_folder
+from tests.harness.tools import containerd_folder, containerds
 
 
-@pytest.fixture(params=["containerd", "next"])
+@pytest.fixture(params=containerds())
 def own_node(request: pytest.FixtureRequest, programs: Path, shim_only: Path) -> Iterator[Node]:
     """A node whose containerd may be restarted; `next` is 2.4, which sends BootstrapParams."""
     base = Path(tempfile.mkdtemp(prefix="sw-", dir="/tmp"))

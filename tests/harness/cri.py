@@ -33,6 +33,8 @@ RUNTIME_PLUGIN = """
 [plugins."{plugin}"]
 restrict_oom_score_adj = true
 {more}
+[plugins."{plugin}".containerd]
+default_runtime_name = "spin"
 [plugins."{plugin}".containerd.runtimes.spin]
 runtime_type = "io.containerd.spin.v2"
 [plugins."{plugin}".cni]
