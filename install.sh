@@ -35,7 +35,8 @@ usage() {
     cat >&2 <<'TEXT'
 usage: ./install.sh VERB
   demo   set up, run a Spin app in Python on a private containerd, print its answer and a timeline
-  test   set up, run every test (further words go to pytest)
+  test   set up, run every test (further words go to pytest);
+         test --matrix [v1|containerd|next] [crun|runc]: the containers' tests on each containerd and OCI runtime
   setup  set up only: packages, the programs, the test tools
 TEXT
     exit 2
@@ -188,6 +189,11 @@ demo() {
 
 run_tests() {
     cd "$here"
+    if [[ ${1:-} == --matrix ]]; then
+        say "running the tests of containers on every containerd with every OCI runtime"
+        "$venv/bin/python" -m tests.matrix "${@:2}"
+        return
+    fi
     say "checking the code"
     PATH=$venv/bin:$PATH "$venv/bin/just" check
     say "looking for gross regressions of speed"

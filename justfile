@@ -47,6 +47,14 @@ test *words:
 cycles count="1000":
     SPINWHEEL_CYCLES={{count}} python -m pytest tests/e2e/test_cycles.py
 
+# containerd restarted under so many running pods and their load (faults.md F3, small form)
+fleet pods="100":
+    SPINWHEEL_PODS={{pods}} python -m pytest -s tests/e2e/test_fleet.py
+
+# the tests of containers on each containerd (v1, containerd, next) with each OCI runtime (crun, runc)
+matrix *words:
+    python -m tests.matrix {{words}}
+
 # every parser of foreign bytes for so many seconds each, then as many random ttrpc conversations
 fuzz seconds="300":
     for target in $(python -m tests.fuzz.targets); do \
