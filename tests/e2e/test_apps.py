@@ -42,7 +42,7 @@ def test_everything_a_component_sees(node: Node, app: App) -> None:
 @pytest.mark.parametrize("guest", ["hello-p2", "hello-p3"])
 @pytest.mark.parametrize("shape", [Shape.SPIN, Shape.SPIN_ARCHIVE])
 def test_static_files(node: Node, guest: str, shape: Shape) -> None:
-    """Inline, as layers and from an archive, read-only."""
+    """Inline, as layers and from an archive, below one mount, read-only (O15, O46, O49)."""
     app = App([Component(guest_path(guest).read_bytes(), files=FILES)])
     node.run("files", node.add(app, f"test.local/apps/files-{shape.value.lower()}:1", shape=shape))
     for path, content in FILES.items():

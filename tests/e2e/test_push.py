@@ -42,7 +42,7 @@ def push(node: Node, home: Path, reference: str, manifest: Path, **env: str) -> 
 
 
 def test_a_pushed_app_is_pulled_and_run(node: Node, tmp_path: Path) -> None:
-    """As layers and as an archive (O4-O8, O12): containerd takes it, and the app sees the same files."""
+    """As layers and as an archive (O4-O8, O12, O15): containerd takes it, and the app sees the same files."""
     manifest = app_in(tmp_path)
     with Registry(tmp_path / "registry") as registry:
         for tag, env in (("layers", {}), ("archive", {"SPIN_OCI_ARCHIVE_LAYERS": "1"})):

@@ -59,7 +59,7 @@ def trusting(registry: Registry, person: Person) -> list[str | Path]:
 
 
 def test_what_was_pushed_is_pulled_and_inspected(plain: Registry, person: Person) -> None:
-    """Pushed, inspected and pulled have one digest; a second push sends nothing again."""
+    """Pushed, inspected and pulled have one digest; a second push sends nothing again (O22, O23, O25)."""
     reference = f"{plain.host}/team/hello:1"
     pushed = person.does("push", "-k", reference, "-f", HELLO / "spin.toml")
     digest = pushed.stdout.strip().removeprefix("Pushed with digest ")
