@@ -30,6 +30,10 @@ KEYS: dict[str, tuple[str, type]] = {
     "binaryname": ("binary_name", str),
     "binary_name": ("binary_name", str),
     "root": ("root", str),
+    "nopivotroot": ("no_pivot_root", bool),
+    "no_pivot_root": ("no_pivot_root", bool),
+    "nonewkeyring": ("no_new_keyring", bool),
+    "no_new_keyring": ("no_new_keyring", bool),
     "shimcgroup": ("shim_cgroup", str),
     "shim_cgroup": ("shim_cgroup", str),
     "nativecontainers": ("native_containers", bool),
@@ -46,6 +50,8 @@ class Options:
     systemd_cgroup: bool | None = None
     shim_cgroup: str = ""
     native_containers: bool = True
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
 
 
 def parse_options(options: AnyMessage) -> Options:
@@ -66,7 +72,14 @@ def parse_options(options: AnyMessage) -> Options:
 
 def _from_runc(message: RuncOptions) -> Options:
     systemd = message.systemd_cgroup or None  # proto3 does not tell false from unset
-    return Options(message.binary_name, message.root, systemd, message.shim_cgroup)
+    return Options(
+        message.binary_name,
+        message.root,
+        systemd,
+        message.shim_cgroup,
+        no_pivot_root=message.no_pivot_root,
+        no_new_keyring=message.no_new_keyring,
+    )
 
 
 def _from_toml(message: RuntimeOptions) -> Options:

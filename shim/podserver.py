@@ -48,7 +48,8 @@ class PodServer:
         self._reaper = Reaper()
         self._publisher = Publisher(launch.events, launch.namespace)
         self._leave = asyncio.Event()
-        world = World(self._reaper, self._publisher.publish, self._job, prepare.run)
+        publisher = self._publisher
+        world = World(self._reaper, publisher.publish, publisher.drain, self._job, prepare.run)
         self._tasks = TaskService(world, self._choose_runtime, self._timeline, self.leave)
         self._server = Server(self._tasks.services(), os.geteuid())
 

@@ -75,7 +75,7 @@ class Publisher:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d events were not sent before shutdown", len(self._queue))
+            log.warning("%d events were not sent within %.0f s", len(self._queue), seconds)
             return False
         return True
 

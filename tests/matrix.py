@@ -21,7 +21,7 @@ from pathlib import Path
 
 CONTAINERDS = ("v1", "containerd", "next")
 RUNTIMES = ("crun", "runc")
-FILES = ("checklist", "tasks", "restart", "fleet", "cri", "cycles")
+FILES = ("checklist", "tasks", "rootfs", "restart", "fleet", "cri", "cycles")
 PODS = "20"
 ROOT = Path(__file__).parents[1]
 

@@ -17,19 +17,21 @@ APPLETS = ("sh", "sleep", "cat", "echo", "true", "tty", "stty", "kill", "ps", "d
 REFERENCE = "test.local/busybox:1"
 
 
-def pack_busybox(out: Path, reference: str = REFERENCE, entrypoint: tuple[str, ...] = ()) -> Path:
-    """Write the image to *out* and return it."""
-    layer = _layer()
+def pack_busybox(
+    out: Path, reference: str = REFERENCE, entrypoint: tuple[str, ...] = (), more_layers: int = 0
+) -> Path:
+    """Write the image to *out* and return it; each of *more_layers* is one file, `/more/NUMBER`."""
+    layers = [_layer(), *map(_small_layer, range(more_layers))]
     blobs = Blobs()
     config = {
         "architecture": "amd64",
         "os": "linux",
         "config": {"Env": ["PATH=/bin"], "Entrypoint": list(entrypoint)},
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
-        "history": [{"created_by": "tests/native.py"}],
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},
+        "history": [{"created_by": "tests/native.py"} for _ in layers],
     }
-    packed = blobs.add(LAYER_TYPE, gzip.compress(layer, mtime=0))
-    target = _manifest(blobs, blobs.add(OCI_CONFIG_TYPE, encode(config)), [packed])
+    packed = [blobs.add(LAYER_TYPE, gzip.compress(layer, mtime=0)) for layer in layers]
+    target = _manifest(blobs, blobs.add(OCI_CONFIG_TYPE, encode(config)), packed)
     tag = reference.rpartition(":")[2]
     names = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag}
     index = {
@@ -59,4 +61,14 @@ def _layer() -> bytes:
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(folder)
+    return buffer.getvalue()
+
+
+def _small_layer(number: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        content = f"{number}\n".encode()
+        file = tarfile.TarInfo(f"more/{number}")
+        file.size = len(content)
+        tar.addfile(file, io.BytesIO(content))
     return buffer.getvalue()

@@ -8,6 +8,7 @@ last line of its JSON log, which each call has for itself, and nothing on the co
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import json
@@ -39,11 +40,12 @@ _calls = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class OciRuntime:
-    """One runtime binary with its state folder."""
+    """One runtime binary with its state folder; `create_words` are an operator's, for each `create`."""
 
     binary: str
     root: str
     systemd: bool = False
+    create_words: tuple[str, ...] = ()
 
     def argv(self, log_file: Path, words: Sequence[str]) -> list[str]:
         """The whole command line of one verb, with its log in `log_file`."""
@@ -67,7 +69,13 @@ def choose(options: Options, settings: Settings, namespace: str, cgroups_path: s
     systemd = options.systemd_cgroup
     if systemd is None:
         systemd = bool(SYSTEMD_PATH.match(cgroups_path))
-    return OciRuntime(binary, _root(binary, options, settings, namespace), systemd)
+    return OciRuntime(binary, _root(binary, options, settings, namespace), systemd, _create_words(options))
+
+
+def _create_words(options: Options) -> tuple[str, ...]:
+    """What crun and runc have the same words for (wire.md 4.1)."""
+    words = {"--no-pivot": options.no_pivot_root, "--no-new-keyring": options.no_new_keyring}
+    return tuple(word for word, wanted in words.items() if wanted)
 
 
 def choose_native(options: Options, settings: Settings, namespace: str, spec: Sequence[str]) -> OciRuntime:
@@ -84,7 +92,8 @@ def choose_native(options: Options, settings: Settings, namespace: str, spec: Se
         log.warning("no OCI runtime here accepts OCI version %s; trying %s", version, chosen.binary)
         return chosen
     log.info("%s does not accept OCI version %s: using %s", chosen.name, version, other)
-    return OciRuntime(other, _root(other, options, settings, namespace), chosen.systemd)
+    root = _root(other, options, settings, namespace)
+    return dataclasses.replace(chosen, binary=other, root=root)
 
 
 def _root(binary: str, options: Options, settings: Settings, namespace: str) -> str:

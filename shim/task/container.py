@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -29,18 +28,19 @@ from shim.guest.runtime import OciRuntime
 from shim.mounts import Mount, mount_all, unmount
 from shim.oom import OomWatch
 from shim.pb.shim_pb2 import CreateTaskRequest, ExecProcessRequest
-from shim.pipes import read_line, readable
+from shim.pipes import readable
 from shim.stdio import Wanted
 from shim.task import events
 from shim.task.execs import Exec
 from shim.task.process import Process, World
+from shim.task.ready import until_ready
 from shim.task.state import TABLE, State, Verb
 from shim.task.timeline import Timeline
 
-READY_SECONDS = 60.0
 PREPARE_SECONDS = 900.0  # above the compiler's own limit
 KILL_SECONDS = 10.0
 EXECS_SECONDS = 5.0
+OOM_SECONDS = 2.0
 NO_SHELL = "; a Spin image brings no programs: use an ephemeral debug container (`kubectl debug --target`)"
 
 # The OCI runtime for a spec: (the spec, whether it is a native container's).
@@ -70,6 +70,7 @@ class Container(Process):
         self._watching: asyncio.Future[Exit] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._made_at = 0
+        self._oom_told = False
 
     async def create(self) -> int:
         """Makes the container, its init alive and waiting; returns the pid. Raises ShimError, all undone."""
@@ -140,7 +141,7 @@ class Container(Process):
             extra = [] if self.native else [codes[0], ready_end, *codes[1:]]
             fds = [*(streams or [null] * 3), *extra]
             self._made_at = time.time_ns()
-            await self._call(oci, self._create_words(len(extra)), fds)
+            await self._call(oci, [*self._create_words(len(extra), oci), self.id], fds)
         finally:
             for descriptor in (null, ready_end):
                 if descriptor >= 0:
@@ -148,11 +149,11 @@ class Container(Process):
         self._adopt_init(oci)
         await self.streams.attach()
 
-    def _create_words(self, extra: int) -> list[str]:
+    def _create_words(self, extra: int, oci: OciRuntime) -> list[str]:
         folder = self.bundle.oci if self.bundle.oci.is_dir() else self.bundle.path
         words = ["create", "--bundle", str(folder), "--pid-file", str(self.bundle.path / "init.pid")]
         preserved = ["--preserve-fds", str(extra)] if extra else []
-        return [*words, *preserved, *self.streams.console_words, self.id]
+        return [*words, *oci.create_words, *preserved, *self.streams.console_words]
 
     def _ready_pipe(self) -> int:
         """The end of the ready pipe that the host writes to; ours is kept."""
@@ -209,10 +210,19 @@ class Container(Process):
             return
         if ran:
             self._world.publish(*events.exited(self.id, ended))
-        self.exited.set()
+        if self._oom_told:
+            self._go(self._tell_waiters())
+        else:
+            self.exited.set()
 
     def _tell_oom(self) -> None:
+        self._oom_told = True
         self._world.publish(*events.out_of_memory(self.id))
+
+    async def _tell_waiters(self) -> None:
+        """CRI before 2.3 says OOMKilled only if it hears of that before Wait is answered (wire.md 4.5)."""
+        await self._world.delivered(OOM_SECONDS)
+        self.exited.set()
 
     async def start(self) -> int:
         """Lets the init run; returns the pid, of an app once it listens. Raises GuestFailed."""
@@ -222,7 +232,7 @@ class Container(Process):
             await self._call(self.oci, ["start", self.id])
             self.timeline.mark("OCI runtime started it")
             if not self.native:
-                self.timeline.extend(await self._until_ready())
+                self.timeline.extend(await until_ready(self._ready))
         except BaseException:
             await self._end_failed_start()
             raise
@@ -233,21 +243,6 @@ class Container(Process):
             self._tell_exit(self.ended)
         self.timeline.write(self.bundle.path)
         return self.pid
-
-    async def _until_ready(self) -> list[tuple[str, int]]:
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                line = await read_line(self._ready)
-        except TimeoutError as error:
-            message = f"the host was not ready within {READY_SECONDS:.0f} s"
-            raise DeadlineExceeded(message) from error
-        word, _, detail = line.partition(" ")
-        if word == "ready":
-            return [(f"host: {name}", when) for name, when in json.loads(detail).get("steps", [])]
-        if word == "error":
-            raise GuestFailed(str(json.loads(detail).get("message")))
-        message = "the host ended before it was ready; see the container's stderr"
-        raise GuestFailed(message)
 
     async def _end_failed_start(self) -> None:
         """Nothing of a failed start goes on running; no exit is told for what was never started."""

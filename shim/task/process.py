@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,14 @@ from shim.task.state import ALREADY_FINISHED, State, Table, Verb, step
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a task acts through: the seams to processes, to containerd's events, to preparation."""
+    """What a task acts through: the seams to processes, to containerd's events, to preparation.
+
+    `delivered` waits until containerd has every event that was published, or for so many seconds.
+    """
 
     reaper: Reaper
     publish: Callable[[str, Message], None]
+    delivered: Callable[[float], Awaitable[bool]]
     job: Callable[[str, Path], prepare.Job]
     work: Callable[[prepare.Job], prepare.Prepared]
 

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -22,66 +21,16 @@ from shim.pb import shim_pb2 as pb
 from shim.ttrpc.client import connect
 from tests.harness.containerd import QUIET
 from tests.harness.events import EventLog
-from tests.harness.node import RUNTIME, Node
+from tests.harness.node import Node
 from tests.harness.processes import is_running
+from tests.harness.ways import CHOSEN, RUNC, WAYS, Way
 from tests.native import REFERENCE
 
 SOCKETS = Path("/run/containerd/s")
 RESOURCES = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-RUNC = "io.containerd.runc.v2"
-WAYS = {
-    "ours-crun": (RUNTIME, "/usr/bin/crun"),
-    "ours-runc": (RUNTIME, "/usr/sbin/runc"),
-    "runc-shim": (RUNC, ""),
-}
-# One cell of tests/matrix.py; runc's own shim stands beside ours over runc.
-CHOSEN = os.environ.get("SPINWHEEL_OCI_RUNTIME", "")
 
 
-@dataclass
-class Way:
-    """One runtime to run native containers by."""
-
-    node: Node
-    runtime: str
-    binary: str
-    ids: list[str] = field(default_factory=list)
-
-    @property
-    def words(self) -> list[str]:
-        """What `ctr run` needs to use it."""
-        if not self.binary:
-            return ["--runtime", self.runtime]
-        file = self.node.containerd.base_dir / f"{Path(self.binary).name}.toml"
-        file.write_text(f'BinaryName = "{self.binary}"\n')
-        return ["--runtime", self.runtime, "--runtime-config-path", str(file)]
-
-    def run(
-        self, task: str, *command: str, words: tuple[str, ...] = (), detach: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """`ctr run`, in the background or to its end."""
-        self.ids.append(task)
-        how = ["--detach", "--null-io"] if detach else ["--rm"]
-        return self.node.ctr("run", *self.words, *how, *words, REFERENCE, task, *command, check=detach)
-
-    def exec(self, task: str, exec_id: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """`ctr tasks exec`, to its end."""
-        return self.node.ctr("tasks", "exec", "--exec-id", exec_id, task, *command, check=False)
-
-    def socket(self, task: str) -> Path:
-        """Where the task's shim listens, as containerd 2.x remembers it, else as the shim wrote it."""
-        known = self.node.bundle(task) / "bootstrap.json"
-        if not known.exists():
-            return self.node.socket(task)
-        return Path(json.loads(known.read_text())["address"].removeprefix("unix://"))
-
-    def clean(self) -> None:
-        """Removes what is left."""
-        for task in self.ids:
-            self.node.remove(task)
-
-
-@pytest.fixture(params=[name for name in WAYS if CHOSEN in name])
+@pytest.fixture(params=CHOSEN)
 def way(request: pytest.FixtureRequest, node: Node, events: EventLog, busybox: str) -> Iterator[Way]:
     """Each runtime; what a test leaves running is removed."""
     made = Way(node, *WAYS[request.param])
@@ -94,6 +43,29 @@ def way(request: pytest.FixtureRequest, node: Node, events: EventLog, busybox: s
 def test_exit_code(way: Way) -> None:
     """The program's own code, and nothing left (item 1)."""
     assert way.run("n1", "sh", "-c", "exit 7", detach=False).returncode == 7
+
+
+def test_background_task(way: Way) -> None:
+    """RUNNING, with a live pid whose parent is the shim (item 6)."""
+    way.run("n6", "sleep", "300")
+    assert way.node.status("n6") == "RUNNING"
+    command = Path(f"/proc/{way.node.server_pid('n6')}/cmdline").read_bytes().decode().replace("\0", " ")
+    assert "containerd-shim-" in command
+    assert "-id n6 " in command
+
+
+def test_listing_never_waits(way: Way) -> None:
+    """`ctr tasks ls` is quick and never says UNKNOWN while a create is under way (item 7)."""
+    creating = threading.Thread(target=way.run, args=("n7", "sleep", "300"))
+    creating.start()
+    slowest = 0.0
+    while creating.is_alive():
+        began = time.monotonic()
+        assert "UNKNOWN" not in way.node.ctr("tasks", "ls").stdout
+        slowest = max(slowest, time.monotonic() - began)
+    creating.join()
+    assert way.node.status("n7") == "RUNNING"
+    assert 0 < slowest < 2.0
 
 
 def test_exec_status(way: Way) -> None:
@@ -179,7 +151,7 @@ def test_kill_and_code(way: Way) -> None:
 
 
 def test_kill_of_an_unknown_exec(way: Way) -> None:
-    """Not found (item 16), and a running task is not removed (item 17)."""
+    """Not found (item 16); a running task is not removed (item 17), but by force (item 18)."""
     way.run("n16", "sleep", "300")
     assert "not found" in way.node.ctr("tasks", "kill", "--exec-id", "nope", "n16", check=False).stderr
     refused = way.node.ctr("tasks", "rm", "n16", check=False)

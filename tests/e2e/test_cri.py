@@ -127,6 +127,71 @@ def test_stop_with_grace(cri: Cri) -> None:
     assert cri.inspect(stubborn)["exitCode"] == 137
 
 
+SECURED = {
+    "run_as_user": {"value": 1234},
+    "run_as_group": {"value": 5678},
+    "readonly_rootfs": True,
+    "no_new_privs": True,
+    "capabilities": {"drop_capabilities": ["ALL"]},
+    "seccomp": {"profile_type": 0},  # RuntimeDefault
+}
+
+
+def test_a_security_context_holds_for_apps(cri: Cri) -> None:
+    """User, group, capabilities, seccomp and a read-only root are the pod's word; the app answers."""
+    pod = cri.pod("secured")
+    made, url = cri.app(pod, "secured", {"security_context": SECURED})
+    assert get(url) == 200
+    found = status_of(cri, made)
+    assert found["Uid"].split() == ["1234"] * 4
+    assert found["Gid"].split() == ["5678"] * 4
+    assert int(found["CapBnd"], 16) == 0
+    assert int(found["CapEff"], 16) == 0
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    mounts = Path(f"/proc/{pid_of(cri, made)}/mountinfo").read_text().splitlines()
+    root = next(line.split() for line in mounts if line.split()[4] == "/")
+    assert "ro" in root[5].split(",")
+
+
+def pid_of(cri: Cri, container: str) -> int:
+    """The pid of a container's init."""
+    return int(json.loads(cri.run("inspect", container).stdout)["info"]["pid"])
+
+
+def status_of(cri: Cri, container: str) -> dict[str, str]:
+    """What the kernel says of a container's init."""
+    lines = Path(f"/proc/{pid_of(cri, container)}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_limits_of_a_running_app(cri: Cri) -> None:
+    """An in-place resize reaches the app's cgroup, and its figures (wire.md 3.1)."""
+    pod = cri.pod("resized")
+    made, url = cri.app(pod, "resized", {"resources": {"memory_limit_in_bytes": 256 << 20}})
+    assert memory_limit(cri, made) == 256 << 20
+    cri.run("update", "--memory", str(192 << 20), made)
+    assert memory_limit(cri, made) == 192 << 20
+    assert get(url) == 200
+
+
+def memory_limit(cri: Cri, container: str) -> int:
+    """Bytes that a container's cgroup allows, as containerd tells."""
+    words = ("tasks", "metrics", "--format", "json", container)
+    figures = json.loads(cri.containerd.ctr(*words, namespace="k8s.io").stdout)
+    return int(figures["memory"]["usage"]["limit"])
+
+
+def test_exec_where_there_is_no_shell(cri: Cri) -> None:
+    """`kubectl exec` into an app says why not, and what to do instead."""
+    pod = cri.pod("shell")
+    made, url = cri.app(pod, "shell")
+    for words in (("exec", "-s", made, "sh"), ("exec", made, "sh")):
+        refused = cri.run(*words, check=False)
+        assert refused.returncode != 0
+        assert "a Spin image brings no programs: use an ephemeral debug container" in refused.stderr
+    assert get(url) == 200
+
+
 def test_a_bad_app_is_named(cri: Cri) -> None:
     """What `kubectl describe pod` shows: the answer of Start, in words."""
     pod = cri.pod("bad")
@@ -136,6 +201,7 @@ def test_a_bad_app_is_named(cri: Cri) -> None:
     assert "nonsense" in refused.stderr
 
 
+LITTLE = {"resources": {"memory_limit_in_bytes": 32 << 20}}
 ROUNDS = int(os.environ.get("SPINWHEEL_OOM_ROUNDS", "20"))
 
 
@@ -145,7 +211,7 @@ def test_out_of_memory(cri: Cri) -> None:
     greedy = "x=0123456789abcdef; while :; do x=$x$x; done"
     with EventLog(cri.containerd) as log:
         for number in range(ROUNDS):
-            made = cri.create(pod, f"greedy{number}", SIDECAR, ["sh", "-c", greedy], memory=32 << 20)
+            made = cri.create(pod, f"greedy{number}", SIDECAR, ["sh", "-c", greedy], linux=LITTLE)
             cri.start(made)
             ended = wait_for_end(cri, made)
             assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")

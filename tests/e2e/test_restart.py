@@ -19,6 +19,8 @@ from tests.harness.containerd import PrivateContainerd
 from tests.harness.events import EventLog, violations
 from tests.harness.node import Node
 from tests.harness.tools import containerd_folder, containerds
+from tests.harness.ways import CHOSEN, RUNC, WAYS, Way
+from tests.native import pack_busybox
 
 
 @pytest.fixture(params=containerds())
@@ -102,3 +104,25 @@ def test_events_wait_for_containerd(own_node: Node) -> None:
     assert late in (["E", "D"], ["D"]), "the exit came before or after the log could listen, but once"
     assert violations([], alive=()) == []
     node.ctr("containers", "rm", "gap")
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_native_tasks_live_through_a_restart(own_node: Node, name: str) -> None:
+    """Still RUNNING, and killable with its exit told; who died meanwhile has its code (items 29, 30)."""
+    node = own_node
+    way = Way(node, *WAYS[name])
+    tar = pack_busybox(node.containerd.base_dir / "busybox.tar")
+    node.ctr("images", "import", tar)
+    for task in ("lives", "dies"):
+        way.run(task, "sleep", "300")
+    pid, dying = node.pid("lives"), node.pid("dies")
+    node.containerd.restart(meanwhile=lambda: os.kill(dying, signal.SIGKILL))
+    assert (node.status("lives"), node.pid("lives")) == ("RUNNING", pid)
+    if way.runtime != RUNC:  # it may list no pid, and then containerd takes it for leaked (wire.md 2.9)
+        node.wait_status("dies", "STOPPED")
+        assert "exit code 137" in node.ctr("tasks", "rm", "dies", check=False).stderr
+    with EventLog(node.containerd) as log:
+        node.ctr("tasks", "kill", "-s", "SIGKILL", "lives")
+        assert log.wait_for(lambda seen: any(e.letter == "E" and e.body["pid"] == pid for e in seen))
+    node.wait_status("lives", "STOPPED")
+    way.clean()

@@ -250,6 +250,21 @@ def test_unknown_options_are_used_or_ignored(node: Node, p2: str) -> None:
     node.remove("t32b")
 
 
+@pytest.mark.parametrize("binary", ["/usr/bin/crun", "/usr/sbin/runc"])
+def test_options_of_runc_are_passed_on(node: Node, p2: str, tmp_path: Path, binary: str) -> None:
+    """NoPivotRoot and NoNewKeyring are words of the OCI runtime's `create`, and the app answers."""
+    noting = tmp_path / Path(binary).name
+    noting.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words\nexec {binary} "$@"\n')
+    noting.chmod(0o755)
+    file = tmp_path / "options.toml"
+    file.write_text(f'BinaryName = "{noting}"\nNoPivotRoot = true\nNoNewKeyring = true\n')
+    node.run("runcs", p2, words=("--runtime-config-path", str(file)))
+    assert node.get("runcs").status == 200
+    node.remove("runcs")
+    created = next(line for line in (tmp_path / "words").read_text().splitlines() if " create " in line)
+    assert "--no-pivot --no-new-keyring" in created
+
+
 def test_ctr_shim_reaches_us(node: Node, p2: str) -> None:
     """`ctr shim state` finds the socket and is answered under both names (item 33).
 

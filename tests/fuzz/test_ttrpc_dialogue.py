@@ -48,7 +48,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 async def serve(path: Path) -> Server:
     """A server on `path`."""
-    world = World(Reaper(), unexpected, unexpected, unexpected)
+    world = World(Reaper(), unexpected, unexpected, unexpected, unexpected)
     tasks = TaskService(world, unexpected, unexpected, unexpected)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))

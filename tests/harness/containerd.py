@@ -101,7 +101,8 @@ class PrivateContainerd:
 
     def __enter__(self) -> Self:
         """Start the daemon and wait until it answers."""
-        self.base_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.base_dir.mkdir(parents=True, exist_ok=True)
+        self.base_dir.chmod(0o711)  # a user namespace's root passes through
         self._write_config()
         try:
             self._start()

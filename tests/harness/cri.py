@@ -104,24 +104,24 @@ class Cri:
         image: str,
         command: Sequence[str],
         env: dict[str, str] | None = None,
-        memory: int = 0,
+        linux: dict[str, Any] | None = None,
     ) -> str:
-        """A container in a sandbox that was made by `pod`; returns its id."""
+        """A container in a sandbox that was made by `pod`; returns its id. `linux` is CRI's own."""
         document: dict[str, Any] = {
             "metadata": {"name": name, "attempt": 0},
             "image": {"image": image},
             "command": list(command),
             "envs": [{"key": key, "value": value} for key, value in (env or {}).items()],
             "log_path": f"{name}.log",
-            "linux": {"resources": {"memory_limit_in_bytes": memory}} if memory else {},
+            "linux": linux or {},
         }
         words = ("create", "--no-pull", pod, self._file(name, document), self._pod_files[pod])
         return self.run(*words).stdout.strip()
 
-    def app(self, pod: str, name: str) -> tuple[str, str]:
+    def app(self, pod: str, name: str, linux: dict[str, Any] | None = None) -> tuple[str, str]:
         """A started Spin container on a free loopback port; returns its id and its URL."""
         address = f"127.0.0.1:{free_port()}"
-        made = self.create(pod, name, SPIN, ["/"], {"SPIN_HTTP_LISTEN_ADDR": address})
+        made = self.create(pod, name, SPIN, ["/"], {"SPIN_HTTP_LISTEN_ADDR": address}, linux)
         self.start(made)
         return made, f"http://{address}/"
 

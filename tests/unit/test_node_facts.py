@@ -8,14 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from shim import cgroup, log, mounts
 from shim.errors import InvalidArgument, NotFound
 from shim.guest.reaper import Exit, Reaper
 from shim.guest.runtime import accepts, choose, last_error, suits
 from shim.guest.spawn import spawn
-from shim.options import Options
+from shim.options import Options, from_table, parse_options
 from shim.pb import cgroup1_pb2, cgroup2_pb2
+from shim.pb.oci_pb2 import Options as RuncOptions
 from shim.settings import Settings, allowed_env
 from shim.stdio import Wanted, logger_argv, open_stdio
 from shim.task.timeline import rows
@@ -170,6 +172,16 @@ def test_the_oci_runtime_follows_the_spec(tmp_path: Path) -> None:
     assert accepts(str(crun), "1.0.2")
     assert not accepts(str(crun), "1.3.0")
     assert accepts("/usr/sbin/runc", "1.3.0")
+
+
+def test_runcs_options_reach_create() -> None:
+    """NoPivotRoot and NoNewKeyring are words of `create`, from runc's message and from TOML (wire.md 4.1)."""
+    message = RuncOptions(binary_name="true", no_pivot_root=True, no_new_keyring=True)
+    wrapped = AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
+    spelled = from_table({"BinaryName": "true", "NoPivotRoot": True, "no_new_keyring": True}, "a test")
+    for options in (parse_options(wrapped), spelled):
+        assert choose(options, Settings(), "ns").create_words == ("--no-pivot", "--no-new-keyring")
+    assert choose(Options(binary_name="true"), Settings(), "ns").create_words == ()
 
 
 def test_mount_options() -> None:
