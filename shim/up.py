@@ -24,7 +24,9 @@ from shim.guest.prepare import memory_file
 from shim.image.app import App
 from shim.image.artifact import BlobSource, resolve
 from shim.image.manifest import Descriptor
+from shim.image.retain import retained
 from shim.manifest.pack import Package
+from shim.manifest.tuning import Tuning
 from shim.settings import Settings
 
 OUT_OF_THE_WAY = 1000  # descriptors are collected above this number, then put where the plan says
@@ -41,6 +43,8 @@ class Options:
     env: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     quiet: bool = False
+    retain: str = ""  # component ids, as SPIN_COMPONENTS_TO_RETAIN has them
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 class Packed:
@@ -74,7 +78,7 @@ def user_settings(env: Mapping[str, str]) -> Settings:
 def become_host(source: BlobSource, root: Descriptor, options: Options, settings: Settings) -> None:
     """Prepares the app and turns this process into its host; returns never. Raises ShimError before that."""
     artifact = resolve(source, root)
-    app = _with_env(artifact.app, options.env)
+    app = retained(_with_env(artifact.app, options.env), options.retain)
     artifact = replace(artifact, app=app)
     given = {f"{variables.PREFIX}{name.upper()}": value for name, value in options.variables.items()}
     values = variables.resolve(app.variables, given)
@@ -86,7 +90,7 @@ def become_host(source: BlobSource, root: Descriptor, options: Options, settings
         tree = tree_of(store, source, artifact, component, settings.cache_dir / f"spare-{os.getpid()}-{at}")
         filled = variables.component_values(component, values)
         pieces.append(plan.Piece(plan.FIRST_AOT_FD + at, filled, str(tree) if tree else None))
-    document = plan.build(app, artifact.digest, pieces, options.listen, plan.Limits())
+    document = plan.build(app, artifact.digest, pieces, options.listen, options.tuning)
     _execute(
         settings.host, [memory_file("plan", document), os.open(os.devnull, os.O_WRONLY), *codes], options
     )

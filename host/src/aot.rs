@@ -46,7 +46,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("aot");
         std::fs::write(&path, aot).unwrap();
-        let Err(error) = load(&engine::server(4).unwrap(), &path) else {
+        let Err(error) = load(&engine::server(4, |_| None).unwrap(), &path) else {
             panic!("code for {} was loaded", foreign.name());
         };
         assert!(error.to_string().contains("compile the component again"), "{error}");

@@ -9,17 +9,37 @@ use serde_json::json;
 use wasmtime::Engine;
 use wasmtime::component::Component as Code;
 
+use crate::answer::Static;
 use crate::capability::variables::Variables;
 use crate::epoch::Clock;
 use crate::error::Error;
 use crate::guest::Guest;
 use crate::host::{self, Template};
-use crate::plan::{self, Artifact, HostPlan, Limits, Trigger};
+use crate::plan::{self, Artifact, HostPlan};
 use crate::route::{self, Routes};
+use crate::trigger::Trigger;
+use crate::tuning::{Http, Limits};
 use crate::{aot, fd, log};
 
 /// Where a route leads.
-pub struct Target {
+pub enum Target {
+    Component(Called),
+    Static(Static),
+}
+
+impl Target {
+    /// Who answers, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Component(called) => &called.component,
+            Self::Static(_) => "static response",
+        }
+    }
+}
+
+/// A component that a trigger names.
+pub struct Called {
     pub component: Arc<str>,
     pub guest: Guest,
 }
@@ -120,7 +140,7 @@ pub fn link(
         let id: Arc<str> = component.id.as_str().into();
         let pre = host::link(&linker, &code).map_err(|cause| failed(&id, cause))?;
         let template = template(&id, component, &plan.limits);
-        let guest = Guest::new(template, pre, Arc::clone(clock), plan.limits.request_timeout())
+        let guest = Guest::new(template, pre, Arc::clone(clock), &plan.limits)
             .map_err(|cause| failed(&id, cause))?;
         guests.insert(id, guest);
     }
@@ -131,12 +151,13 @@ pub fn link(
 pub struct HostPlanHead {
     pub app: plan::App,
     pub limits: Limits,
+    pub http: Http,
 }
 
 impl HostPlanHead {
     #[must_use]
     pub fn of(plan: &HostPlan) -> Self {
-        Self { app: plan.app.clone(), limits: plan.limits.clone() }
+        Self { app: plan.app.clone(), limits: plan.limits.clone(), http: plan.http.clone() }
     }
 }
 
@@ -151,26 +172,33 @@ fn template(id: &Arc<str>, plan: plan::Component, limits: &Limits) -> Template {
 }
 
 fn routes(guests: &BTreeMap<Arc<str>, Guest>, triggers: &[Trigger]) -> Routes<Target> {
-    let targets = triggers.iter().filter_map(|trigger| {
-        // The plan was checked: every trigger's component is there.
-        let (component, guest) = guests.get_key_value(trigger.component.as_str())?;
-        let target = Target { component: Arc::clone(component), guest: guest.clone() };
-        Some((trigger.route.as_str(), target))
-    });
+    let targets = triggers
+        .iter()
+        .filter_map(|trigger| Some((trigger.route.as_str(), target(guests, trigger)?)));
     let (routes, displaced) = Routes::new(targets);
     for route in displaced {
         log::error(
             "two triggers have the same route; the later one counts",
-            &[("route", &route.raw()), ("ignored", &route.target.component)],
+            &[("route", &route.raw()), ("ignored", &route.target.name())],
         );
     }
     for route in routes.iter().filter(|route| route.raw().starts_with(route::RESERVED)) {
         log::error(
             "the route is below a prefix that belongs to the host and is never reached",
-            &[("route", &route.raw()), ("component", &route.target.component)],
+            &[("route", &route.raw()), ("component", &route.target.name())],
         );
     }
     routes
+}
+
+/// The plan was checked: a trigger has one of the two, and its component is there.
+fn target(guests: &BTreeMap<Arc<str>, Guest>, trigger: &Trigger) -> Option<Target> {
+    if let Some(response) = &trigger.static_response {
+        return Some(Target::Static(Static::new(response)));
+    }
+    let (component, guest) = guests.get_key_value(trigger.component.as_deref()?)?;
+    let called = Called { component: Arc::clone(component), guest: guest.clone() };
+    Some(Target::Component(called))
 }
 
 fn info(app: &plan::App) -> String {

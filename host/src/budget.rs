@@ -1,8 +1,8 @@
 //! How long one instance may live: pure bookkeeping of what its requests wait for and what it has burnt.
 //!
 //! Laws: a request has until its deadline for the response head; after that its body may stream for as
-//! long as somebody reads it. Waiting costs nothing, running costs: an instance that runs for a whole
-//! deadline's worth of ticks since its last request began is stopped, answered or not.
+//! long as somebody reads it. Waiting costs nothing, running costs: an instance that runs for its CPU time's
+//! worth of ticks since its last request began is stopped, answered or not.
 //!
 //! Why not one clock for all: an instance may have several requests at a time, and a guest that spins
 //! after its head looks, from outside, like one that streams.
@@ -18,10 +18,13 @@ const SLACK: Duration = Duration::from_millis(20);
 
 pub struct Budget {
     timeout: Duration,
+    /// What it may run for, waiting not counted, since its last request began.
+    cpu: Duration,
     /// Set by a tick, cleared by a pause: did the guest stop because it had to, or to wait?
     interrupted: AtomicBool,
     resumed: AtomicBool,
     ticks: AtomicU32,
+    spent: AtomicBool,
     failed: AtomicBool,
     requests: Mutex<Requests>,
 }
@@ -45,12 +48,14 @@ pub enum Verdict {
 
 impl Budget {
     #[must_use]
-    pub fn new(timeout: Duration, now: Instant) -> Self {
+    pub fn new(timeout: Duration, cpu: Duration, now: Instant) -> Self {
         Self {
             timeout,
+            cpu,
             interrupted: AtomicBool::new(false),
             resumed: AtomicBool::new(true),
             ticks: AtomicU32::new(0),
+            spent: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             requests: Mutex::new(Requests {
                 waiting: Vec::new(),
@@ -74,7 +79,16 @@ impl Budget {
             return true;
         }
         let ran = TICK * self.ticks.fetch_add(1, Relaxed);
-        ran < self.timeout + SLACK
+        let may_run = ran < self.cpu + SLACK;
+        if !may_run {
+            self.spent.store(true, Relaxed);
+        }
+        may_run
+    }
+
+    /// Whether the guest was stopped for what it burnt.
+    pub fn is_spent(&self) -> bool {
+        self.spent.load(Relaxed)
     }
 
     /// The guest gave up the thread.
@@ -154,7 +168,7 @@ mod tests {
 
     fn budget() -> (Budget, Instant) {
         let now = Instant::now();
-        (Budget::new(TIMEOUT, now), now)
+        (Budget::new(TIMEOUT, TIMEOUT, now), now)
     }
 
     #[test]
@@ -162,6 +176,14 @@ mod tests {
         let (budget, _) = budget();
         let granted = (0..100).take_while(|_| budget.tick()).count();
         assert_eq!(granted, 13, "the tick after a pause is free, and there is some slack");
+        assert!(budget.is_spent());
+    }
+
+    /// CPU time may be less than the deadline (faults G1).
+    #[test]
+    fn cpu_time_is_counted_apart_from_the_deadline() {
+        let budget = Budget::new(10 * TIMEOUT, TIMEOUT, Instant::now());
+        assert_eq!((0..100).take_while(|_| budget.tick()).count(), 13);
     }
 
     #[test]

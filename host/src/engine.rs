@@ -9,12 +9,12 @@ use std::hash::{Hash, Hasher};
 
 use sha2::{Digest, Sha256};
 use wasmtime::{
-    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel,
-    PoolingAllocationConfig,
+    Collector, Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
 use crate::error::Error;
 use crate::log;
+use crate::pool::Pool;
 
 /// Raised when the same wasmtime and the same `Config` would still make files that must not mix.
 const FORMAT_VERSION: u32 = 1;
@@ -22,14 +22,7 @@ const FORMAT_VERSION: u32 = 1;
 /// For `--version`; a test compares it with what is linked.
 pub const WASMTIME_VERSION: &str = "48.0.8";
 
-const GIB: u64 = 1 << 30;
-
-/// What a component compiled from several languages has at most, with room (Spin allows the same).
-const CORE_INSTANCES_PER_COMPONENT: u32 = 200;
-const MEMORIES_PER_COMPONENT: u32 = 16;
-const TABLES_PER_COMPONENT: u32 = 32;
-/// An interpreter compiled to wasm fills a table of some ten thousand functions.
-const TABLE_ELEMENTS: usize = 100_000;
+pub const GIB: u64 = 1 << 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
@@ -69,14 +62,12 @@ impl Target {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Allocation {
     OnDemand,
-    /// Address space for this many instances, reserved once. Measured: 2.5 us each, for the guard page
+    /// Address space for all instances, reserved once. Measured: 2.5 us each, for the guard page
     /// of its stack; everything else does not depend on the number.
-    Pooling {
-        instances: u32,
-    },
+    Pooling(Box<PoolingAllocationConfig>),
 }
 
 /// An engine that compiles for `target`, and cannot be asked to run anything else.
@@ -87,14 +78,14 @@ pub fn compiler(target: Target) -> Result<Engine, Error> {
     })
 }
 
-/// An engine that loads compiled code and cannot compile.
+/// An engine that loads compiled code and cannot compile. `env` is this process's environment.
 ///
-/// Whether the address space for a pool can be reserved is found out by reserving it: what limits it
-/// (39-bit address spaces, `RLIMIT_AS`, overcommit) is not to be had from a flag.
-pub fn server(instances: u32) -> Result<Engine, Error> {
-    let wanted = pooling_override(std::env::var("SPIN_WASMTIME_POOLING").ok().as_deref());
-    if wanted != Some(false) {
-        match build_server(Allocation::Pooling { instances }) {
+/// Whether the address space for a pool can be reserved is found out by reserving it (features.md H108):
+/// what limits it (39-bit address spaces, `RLIMIT_AS`, overcommit) is not to be had from a flag.
+pub fn server(instances: u32, env: impl Fn(&str) -> Option<String>) -> Result<Engine, Error> {
+    let pool = Pool::new(instances, env)?;
+    if pool.wanted {
+        match build_server(Allocation::Pooling(Box::new(pool.config))) {
             Ok(engine) => return Ok(engine),
             Err(cause) => log::warn(
                 "no address space for an instance pool; instances are allocated one by one",
@@ -109,15 +100,6 @@ fn build_server(allocation: Allocation) -> Result<Engine, Error> {
     let mut config = config(Target::Native, allocation)?;
     config.enable_compiler(false);
     Engine::new(&config).map_err(|cause| Error::Internal(format!("no engine: {cause:#}")))
-}
-
-/// Spin's switch of the same name, for people who must turn the pool off.
-fn pooling_override(value: Option<&str>) -> Option<bool> {
-    match value? {
-        "0" | "false" => Some(false),
-        "1" | "true" => Some(true),
-        _ => None,
-    }
 }
 
 fn config(target: Target, allocation: Allocation) -> Result<Config, Error> {
@@ -137,8 +119,8 @@ fn config(target: Target, allocation: Allocation) -> Result<Config, Error> {
         .generate_address_map(false)
         .memory_init_cow(true);
     fix_memory_layout(&mut config);
-    if let Allocation::Pooling { instances } = allocation {
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)));
+    if let Allocation::Pooling(pool) = allocation {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(*pool));
     }
     Ok(config)
 }
@@ -151,31 +133,6 @@ fn fix_memory_layout(config: &mut Config) {
         .memory_reservation_for_growth(0)
         .memory_may_move(false)
         .guard_before_linear_memory(true);
-}
-
-fn pool(instances: u32) -> PoolingAllocationConfig {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
-        // Two each on average: an adapter or a second language brings its own. Even a pool of one must
-        // hold the largest component.
-        .total_memories(instances.saturating_mul(2).max(MEMORIES_PER_COMPONENT))
-        .max_memories_per_component(MEMORIES_PER_COMPONENT)
-        .total_tables(instances.saturating_mul(2).max(TABLES_PER_COMPONENT))
-        .max_tables_per_component(TABLES_PER_COMPONENT)
-        .table_elements(TABLE_ELEMENTS)
-        .total_stacks(instances)
-        .total_gc_heaps(instances)
-        .max_memory_size(usize::try_from(4 * GIB).unwrap_or(usize::MAX))
-        // Resetting a few touched pages in place is cheaper than giving them back and faulting them
-        // in again; more than this would be memory that an idle pod holds.
-        .linear_memory_keep_resident(256 << 10)
-        .table_keep_resident(32 << 10)
-        .async_stack_keep_resident(16 << 10)
-        .max_unused_warm_slots(16)
-        .pagemap_scan(Enabled::Auto);
-    pool
 }
 
 /// One opaque line that differs whenever compiled code must not be exchanged.
@@ -217,11 +174,15 @@ mod tests {
         fingerprint(&engine, target)
     }
 
+    fn pooling() -> Allocation {
+        Allocation::Pooling(Box::new(Pool::new(8, |_| None).unwrap().config))
+    }
+
     #[test]
     fn the_fingerprint_does_not_depend_on_the_allocator() {
         assert_eq!(
             fingerprint_of(Target::Native, Allocation::OnDemand),
-            fingerprint_of(Target::Native, Allocation::Pooling { instances: 8 })
+            fingerprint_of(Target::Native, pooling())
         );
     }
 
@@ -241,17 +202,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("aot");
         std::fs::write(&path, aot).unwrap();
-        for allocation in [Allocation::OnDemand, Allocation::Pooling { instances: 8 }] {
-            let engine = build_server(allocation).unwrap();
+        for allocation in [Allocation::OnDemand, pooling()] {
+            let engine = build_server(allocation.clone()).unwrap();
             assert!(crate::aot::load(&engine, &path).is_ok(), "{allocation:?}");
         }
-    }
-
-    #[test]
-    fn a_pool_of_one_holds_the_largest_component() {
-        let pool = pool(1);
-        assert_eq!(pool.get_total_memories(), MEMORIES_PER_COMPONENT);
-        assert_eq!(pool.get_total_tables(), TABLES_PER_COMPONENT);
     }
 
     #[test]
@@ -259,14 +213,6 @@ mod tests {
         let lock = include_str!("../../Cargo.lock");
         let linked = format!("name = \"wasmtime\"\nversion = \"{WASMTIME_VERSION}\"");
         assert!(lock.contains(&linked), "Cargo.lock has another wasmtime");
-    }
-
-    #[test]
-    fn only_clear_words_override_the_probe() {
-        assert_eq!(pooling_override(Some("0")), Some(false));
-        assert_eq!(pooling_override(Some("1")), Some(true));
-        assert_eq!(pooling_override(Some("perhaps")), None);
-        assert_eq!(pooling_override(None), None);
     }
 
     #[test]

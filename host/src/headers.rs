@@ -5,10 +5,10 @@
 
 use std::net::SocketAddr;
 
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, Entry, HOST};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 use crate::route::Match;
 
@@ -20,7 +20,7 @@ const INTERNAL_SUFFIX: &str = ".spin.internal";
 /// Checks and cleans what the client sent, and makes the URI absolute.
 ///
 /// `local` stands in for a Host that must not be believed.
-pub fn sanitize(parts: &mut Parts, local: SocketAddr) -> Result<(), &'static str> {
+pub fn sanitize(parts: &mut Parts, scheme: &Scheme, local: SocketAddr) -> Result<(), &'static str> {
     let authority = origin(parts)?;
     parts.headers.remove(CONNECTION);
     strip_ours(&mut parts.headers);
@@ -28,11 +28,16 @@ pub fn sanitize(parts: &mut Parts, local: SocketAddr) -> Result<(), &'static str
         parts.headers.remove(HOST);
         Authority::try_from(local.to_string()).map_err(|_| "no local address")?
     } else {
+        if let Entry::Vacant(missing) = parts.headers.entry(HOST)
+            && let Ok(host) = HeaderValue::try_from(authority.as_str())
+        {
+            missing.insert(host);
+        }
         authority
     };
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::builder()
-        .scheme(Scheme::HTTP)
+        .scheme(scheme.clone())
         .authority(authority)
         .path_and_query(path.unwrap_or(PathAndQuery::from_static("/")))
         .build()
@@ -42,16 +47,20 @@ pub fn sanitize(parts: &mut Parts, local: SocketAddr) -> Result<(), &'static str
 
 fn origin(parts: &Parts) -> Result<Authority, &'static str> {
     let mut hosts = parts.headers.get_all(HOST).iter();
-    let named = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host,
-        (None, _) => return Err("no Host header"),
-        (Some(_), Some(_)) => return Err("two Host headers"),
+    let target = parts.uri.authority();
+    let host = match (hosts.next(), hosts.next(), target) {
+        (Some(host), None, _) => {
+            Authority::try_from(host.as_bytes()).map_err(|_| "Host is no host")?
+        }
+        // HTTP/2 names the origin in the request target alone.
+        (None, _, Some(target)) if parts.version == Version::HTTP_2 => target.clone(),
+        (None, _, _) => return Err("no Host header"),
+        (Some(_), Some(_), _) => return Err("two Host headers"),
     };
-    let host = Authority::try_from(named.as_bytes()).map_err(|_| "Host is no host")?;
     if host.as_str().contains('@') {
         return Err("Host has user information");
     }
-    match parts.uri.authority() {
+    match target {
         Some(target) if *target != host => Err("Host and request target disagree"),
         _ => Ok(host),
     }
@@ -117,7 +126,7 @@ mod tests {
 
     fn sanitized(uri: &str, headers: &[(&str, &str)]) -> Result<Parts, &'static str> {
         let mut parts = parts(uri, headers);
-        sanitize(&mut parts, local()).map(|()| parts)
+        sanitize(&mut parts, &Scheme::HTTP, local()).map(|()| parts)
     }
 
     fn spin(route: &str, uri: &str, name: &str) -> Option<String> {
@@ -143,6 +152,19 @@ mod tests {
         assert!(sanitized("/", &[("host", "u@a")]).is_err());
         assert!(sanitized("http://a/", &[("host", "b")]).is_err());
         assert!(sanitized("http://a/", &[("host", "a")]).is_ok());
+    }
+
+    /// HTTP/2 needs no Host, and guests find one all the same; TLS is seen in the scheme (H27, H3).
+    #[test]
+    fn the_authority_of_http2_stands_in_for_a_host() {
+        let mut two = parts("http://example.com/a", &[]);
+        two.version = Version::HTTP_2;
+        sanitize(&mut two, &Scheme::HTTPS, local()).unwrap();
+        assert_eq!(two.uri, "https://example.com/a");
+        assert_eq!(two.headers[HOST], "example.com");
+        let mut planted = parts("http://u@example.com/a", &[]);
+        planted.version = Version::HTTP_2;
+        assert!(sanitize(&mut planted, &Scheme::HTTP, local()).is_err());
     }
 
     #[test]

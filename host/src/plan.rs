@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::policy::Policy;
+use crate::trigger::Trigger;
+use crate::tuning::{Http, Limits};
 
 /// The only version that this program reads.
 const VERSION: u32 = 1;
@@ -34,6 +35,7 @@ pub struct HostPlan {
     pub components: Vec<Component>,
     pub triggers: Vec<Trigger>,
     pub limits: Limits,
+    pub http: Http,
 }
 
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
@@ -68,36 +70,6 @@ pub enum Artifact {
     Path(PathBuf),
 }
 
-#[derive(Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Trigger {
-    pub id: String,
-    pub component: String,
-    pub route: String,
-}
-
-#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Sum over all memories and tables of one instance.
-    pub memory_bytes: Option<u64>,
-    pub request_timeout_ms: u64,
-    pub max_concurrency: u32,
-    pub shutdown_grace_ms: u64,
-}
-
-impl Limits {
-    #[must_use]
-    pub fn request_timeout(&self) -> Duration {
-        Duration::from_millis(self.request_timeout_ms)
-    }
-
-    #[must_use]
-    pub fn shutdown_grace(&self) -> Duration {
-        Duration::from_millis(self.shutdown_grace_ms)
-    }
-}
-
 impl HostPlan {
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         let plan: Self = serde_json::from_slice(json).map_err(|cause| {
@@ -121,7 +93,8 @@ impl HostPlan {
         self.check_components()?;
         self.check_triggers()?;
         self.check_descriptors()?;
-        self.check_limits()
+        self.limits.check()?;
+        self.http.check()
     }
 
     fn check_components(&self) -> Result<(), Error> {
@@ -154,12 +127,7 @@ impl HostPlan {
                     trigger.id
                 )));
             }
-            if !self.components.iter().any(|c| c.id == trigger.component) {
-                return Err(Error::Plan(format!(
-                    "trigger {:?} names component {:?}, which the plan does not have",
-                    trigger.id, trigger.component
-                )));
-            }
+            trigger.check(|name| self.components.iter().any(|c| c.id == name))?;
         }
         Ok(())
     }
@@ -194,22 +162,6 @@ impl HostPlan {
         }
         Ok(())
     }
-
-    fn check_limits(&self) -> Result<(), Error> {
-        let limits = &self.limits;
-        for (name, zero) in [
-            ("memory_bytes", limits.memory_bytes == Some(0)),
-            ("request_timeout_ms", limits.request_timeout_ms == 0),
-            ("max_concurrency", limits.max_concurrency == 0),
-        ] {
-            if zero {
-                return Err(Error::Plan(format!(
-                    "limits.{name} is 0, which would refuse every request; wanted 1 or more"
-                )));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// `^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`, checked here again because ids end up in messages and logs.
@@ -223,10 +175,22 @@ fn is_component_id(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tuning::Span;
     use serde_json::{Value, json};
 
     const GOLDEN: &str =
         include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/plan/golden.json"));
+
+    const NULLABLE: [&str; 8] = [
+        "ready_fd",
+        "files",
+        "memory_bytes",
+        "cpu_ms",
+        "max_instance_reuse_count",
+        "max_instance_concurrent_reuse_count",
+        "static_response",
+        "tls",
+    ];
 
     fn golden() -> Value {
         serde_json::from_str(GOLDEN).unwrap()
@@ -253,16 +217,28 @@ mod tests {
         assert_eq!(plan.components[1].aot, Artifact::Path("/var/lib/spinwheel/api.aot".into()));
         assert_eq!(plan.components[1].files, None);
         assert_eq!(plan.components[0].allowed_outbound_hosts[1], "redis://cache:6379");
-        assert_eq!(plan.triggers.len(), 2);
+        assert_eq!(plan.triggers.len(), 3);
         assert_eq!(plan.limits.memory_bytes, Some(134_217_728));
-        assert_eq!(plan.limits.request_timeout(), Duration::from_secs(30));
+        assert_eq!(plan.limits.request_timeout_ms, Span::Exactly(30_000));
+        assert_eq!(plan.limits.max_instance_reuse_count, Some(Span::Between(8, 16)));
+        assert_eq!(plan.http.tls.unwrap().key.to_str(), Some("/tls/tls.key"));
+        assert_eq!(plan.triggers[2].static_response.as_ref().unwrap().status, 301);
     }
 
     /// Walks every object of the golden plan and plants a stranger in it.
     #[test]
     fn an_unknown_field_is_an_error_at_every_depth() {
-        for pointer in ["", "/app", "/components/0", "/components/0/aot", "/triggers/0", "/limits"]
-        {
+        for pointer in [
+            "",
+            "/app",
+            "/components/0",
+            "/components/0/aot",
+            "/triggers/0",
+            "/triggers/2/static_response",
+            "/limits",
+            "/http",
+            "/http/tls",
+        ] {
             let mut value = golden();
             value.pointer_mut(pointer).unwrap()["stranger"] = json!(1);
             assert!(parse(&value).is_err(), "a stranger in {pointer:?} was accepted");
@@ -271,13 +247,13 @@ mod tests {
 
     #[test]
     fn every_field_but_the_nullable_ones_is_needed() {
-        for pointer in ["", "/app", "/components/0", "/triggers/0", "/limits"] {
+        for pointer in ["", "/app", "/components/0", "/triggers/0", "/limits", "/http"] {
             let keys: Vec<String> =
                 golden().pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect();
             for key in keys {
                 let mut value = golden();
                 value.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(&key);
-                let nullable = ["ready_fd", "files", "memory_bytes"].contains(&key.as_str());
+                let nullable = NULLABLE.contains(&key.as_str());
                 assert_eq!(parse(&value).is_ok(), nullable, "{pointer}/{key}");
             }
         }
@@ -322,6 +298,12 @@ mod tests {
         let mut value = golden();
         value["triggers"][0]["component"] = json!("nobody");
         assert!(refusal(&value).contains("nobody"));
+        value["triggers"][0]["component"] = Value::Null;
+        assert!(refusal(&value).contains("exactly one of"));
+        value["triggers"][0]["static_response"] = json!({"status": 99, "headers": [], "body": ""});
+        assert!(refusal(&value).contains("the status 99"));
+        value["triggers"][0]["static_response"]["status"] = json!(200);
+        assert!(parse(&value).is_ok());
     }
 
     #[test]
@@ -336,10 +318,16 @@ mod tests {
 
     #[test]
     fn limits_that_refuse_everything_are_refused() {
-        for name in ["memory_bytes", "request_timeout_ms", "max_concurrency"] {
+        for name in ["memory_bytes", "request_timeout_ms", "max_concurrency", "cpu_ms"] {
             let mut value = golden();
             value["limits"][name] = json!(0);
             assert!(refusal(&value).contains(name));
         }
+        let mut value = golden();
+        value["limits"]["idle_instance_timeout_ms"] = json!([5, 5]);
+        assert!(refusal(&value).contains("holds no number"));
+        value = golden();
+        value["http"]["http1_max_buf_bytes"] = json!(8191);
+        assert!(refusal(&value).contains("8192 or more"));
     }
 }

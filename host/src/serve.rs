@@ -10,13 +10,16 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::app::{self, Adopted, App, HostPlanHead};
 use crate::cli::PlanSource;
+use crate::connection::Door;
 use crate::control::{Ready, Steps};
 use crate::epoch::Clock;
 use crate::error::Error;
-use crate::plan::{self, HostPlan, Trigger};
+use crate::plan::{self, HostPlan};
 use crate::request::Service;
 use crate::shutdown::{Shutdown, Signals};
-use crate::{engine, fd, log, server};
+use crate::trigger::Trigger;
+use crate::tuning::Http;
+use crate::{engine, fd, listen, log, server};
 
 /// More threads than this hold memory and make no single app faster.
 const MAX_WORKERS: usize = 4;
@@ -85,7 +88,7 @@ fn prepare(
     head: &HostPlanHead,
     steps: &mut Steps,
 ) -> Result<(Runtime, App, TcpListener), Error> {
-    let engine = engine::server(head.limits.max_concurrency)?;
+    let engine = engine::server(head.limits.max_concurrency, |name| std::env::var(name).ok())?;
     let clock = Arc::new(Clock::start(&engine)?);
     steps.ended("engine");
     let loaded = app::load(&engine, components)?;
@@ -93,7 +96,7 @@ fn prepare(
     let app = app::link(&engine, &clock, head, loaded, triggers)?;
     steps.ended("linked");
     let runtime = runtime()?;
-    let listener = server::bind(listen)?;
+    let listener = listen::bind(listen, head.http.find_free_port)?;
     steps.ended("bound");
     Ok((runtime, app, listener))
 }
@@ -121,13 +124,17 @@ async fn serve(
         Ok(parts) => parts,
         Err(error) => return fail(ready, &error),
     };
-    let banner = banner(&app, local);
-    let service = Arc::new(Service::new(app, local, head.limits.max_concurrency));
+    let banner = banner(&app, local, &head.http);
+    let service = Arc::new(Service::new(app, local, &head.limits, &head.http));
+    let door = match Door::new(service, head.http.clone()) {
+        Ok(door) => Arc::new(door),
+        Err(error) => return fail(ready, &error),
+    };
     let shutdown = Shutdown::default();
     tokio::spawn(signals.watch(shutdown.clone()));
     ready.ready(local, steps);
     announce(&banner);
-    server::run(listener, service, &shutdown).await;
+    server::run(listener, door, &shutdown).await;
     if !shutdown.drained(head.limits.shutdown_grace()).await {
         log::warn("the grace time is over; ending what is still in flight", &[]);
     }
@@ -144,13 +151,14 @@ fn start(listener: TcpListener) -> Result<(tokio::net::TcpListener, SocketAddr, 
 }
 
 /// What people see in the container's output (features.md S52).
-fn banner(app: &App, local: SocketAddr) -> String {
+fn banner(app: &App, local: SocketAddr, http: &Http) -> String {
+    let scheme = if http.tls.is_some() { "https" } else { "http" };
     let routes = app.routes.iter().map(|route| {
         let wildcard = if route.is_wildcard() { " (wildcard)" } else { "" };
-        let (component, prefix) = (&route.target.component, route.prefix());
-        format!("  {component}: http://{local}{prefix}{wildcard}\n")
+        let (name, prefix) = (route.target.name(), route.prefix());
+        format!("  {name}: {scheme}://{local}{prefix}{wildcard}\n")
     });
-    format!("Serving http://{local}\nAvailable Routes:\n{}", routes.collect::<String>())
+    format!("Serving {scheme}://{local}\nAvailable Routes:\n{}", routes.collect::<String>())
 }
 
 fn announce(banner: &str) {

@@ -14,6 +14,7 @@ from shim.cli.registry import add_connection, fetch, open_repository, pairs
 from shim.errors import AlreadyExists, GuestFailed, InvalidArgument
 from shim.image.artifact import BlobSource
 from shim.image.manifest import Descriptor
+from shim.manifest import tuning
 from shim.manifest.assets import gather, load
 from shim.manifest.pack import pack
 from shim.manifest.schema import KEBAB, Build
@@ -42,14 +43,29 @@ def _add_up(verbs: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "app", nargs="?", default=".", help="a folder, a spin.toml, or a reference (%(default)s)"
     )
-    parser.add_argument("--listen", default=LISTEN, help="host:port (%(default)s); port 0 takes any")
+    listen = os.environ.get("SPIN_HTTP_LISTEN_ADDR") or LISTEN
+    parser.add_argument("--listen", default=listen, help="host:port (%(default)s); port 0 takes any")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--variable", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--build", action="store_true", help="build first")
     parser.add_argument("--profile", default="")
+    parser.add_argument("-c", "--component-id", action="append", default=[], help="run only this; repeatable")
     parser.add_argument("-q", "--quiet", action="store_true", help="without what components print")
+    _add_knobs(parser)
     add_connection(parser)
     parser.set_defaults(run=run_up)
+
+
+def _add_knobs(parser: argparse.ArgumentParser) -> None:
+    """An option for each knob, which is not there when it was not given."""
+    group = parser.add_argument_group("limits, and how clients reach the app")
+    for name in tuning.KNOBS:
+        option, absent = f"--{name.replace('_', '-')}", argparse.SUPPRESS
+        variable = f"also {tuning.variable(name)}"
+        if name == "find_free_port":  # as Spin has it: a word without a value (H2)
+            group.add_argument(option, action="store_const", const="1", default=absent, help=variable)
+        else:
+            group.add_argument(option, metavar="VALUE", default=absent, help=variable)
 
 
 def _add_manifest(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +116,11 @@ def run_up(arguments: argparse.Namespace) -> None:
         env=pairs(arguments.env, "--env"),
         variables=pairs(arguments.variable, "--variable"),
         quiet=arguments.quiet,
+        retain=",".join(arguments.component_id),
+        tuning=tuning.choose(
+            tuning.from_flags({name: text for name, text in vars(arguments).items() if name in tuning.KNOBS}),
+            tuning.from_env(os.environ),
+        ),
     )
     source, root = _source(arguments)
     become_host(source, root, options, user_settings(os.environ))

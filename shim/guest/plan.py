@@ -11,25 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shim.image.app import App
+from shim.image.app import App, Trigger
+from shim.manifest.tuning import Tuning
 
 VERSION = 1
 PLAN_FD, READY_FD, FIRST_AOT_FD = 3, 4, 5
 DEFAULT_LISTEN = "0.0.0.0:80"  # what Spin's shim binds, and what RuntimeClass users expect (S84)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds that the host enforces; memory None is unlimited, durations in milliseconds."""
-
-    memory_bytes: int | None = None
-    request_timeout_ms: int = 30_000
-    max_concurrency: int = 1_000
-    shutdown_grace_ms: int = 25_000  # below kubelet's default of 30 s
-
-    def document(self) -> dict[str, Any]:
-        """As the plan has it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +29,7 @@ class Piece:
     outbound: Sequence[str] = ()
 
 
-def build(app: App, image_digest: str, pieces: Sequence[Piece], listen: str, limits: Limits) -> bytes:
+def build(app: App, image_digest: str, pieces: Sequence[Piece], listen: str, tuning: Tuning) -> bytes:
     """The plan as JSON; `pieces` are in the order of the app's components."""
     document = {
         "version": VERSION,
@@ -55,14 +42,25 @@ def build(app: App, image_digest: str, pieces: Sequence[Piece], listen: str, lim
         "listen": listen,
         "ready_fd": READY_FD,
         "components": [_component(app, at, piece) for at, piece in enumerate(pieces)],
-        "triggers": [
-            {"id": trigger.id, "component": trigger.component, "route": trigger.route}
-            for trigger in app.triggers
-            if trigger.route is not None
-        ],
-        "limits": limits.document(),
+        "triggers": [_trigger(trigger) for trigger in app.triggers if trigger.route is not None],
+        **tuning.document(),
     }
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _trigger(trigger: Trigger) -> dict[str, Any]:
+    static = trigger.static
+    return {
+        "id": trigger.id,
+        "route": trigger.route,
+        "component": trigger.component,
+        "static_response": static
+        and {
+            "status": static.status,
+            "headers": [list(pair) for pair in static.headers],
+            "body": static.body,
+        },
+    }
 
 
 def _component(app: App, at: int, piece: Piece) -> dict[str, Any]:

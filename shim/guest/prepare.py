@@ -17,20 +17,22 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cache.store import DirectoryStore
 from shim.bundle import KIND_ANNOTATION, Bundle, notes_of
 from shim.errors import Unavailable, error_from, status_of
-from shim.guest import plan, spec, variables
+from shim.guest import granted, plan, spec, variables
 from shim.guest.code import code_of
 from shim.guest.files import tree_of
 from shim.image.app import App
 from shim.image.artifact import Artifact, resolve
 from shim.image.containerd import Containerd
 from shim.image.manifest import BadArtifact, NotSpin
+from shim.image.retain import TO_RETAIN, retained
+from shim.manifest import tuning
 from shim.settings import Settings
 
 PR_SET_PDEATHSIG = 1
@@ -86,17 +88,23 @@ def prepare(job: Job, source: Containerd) -> Prepared:
     if artifact is None:
         return Prepared([], steps, native=True)
     env = variables.environment((original.get("process") or {}).get("env") or [])
-    values = variables.resolve(artifact.app.variables, env)
+    config = granted.in_container(original, env)
+    tuned = tuning.choose(
+        tuning.from_annotations(notes_of(original)), tuning.from_env(env), tuning.from_table(config.tuning)
+    )
+    app = retained(artifact.app, env.get(TO_RETAIN, ""))
+    artifact = replace(artifact, app=app)
+    values = variables.resolve(app.variables, env)
     store = DirectoryStore(job.settings.cache_dir)
     codes, compiled = _code(artifact, source, job)
     done("code compiled" if compiled else "code found in cache")
     trees = [
         tree_of(store, source, artifact, component, bundle.path / "files" / str(at))
-        for at, component in enumerate(artifact.app.components)
+        for at, component in enumerate(app.components)
     ]
-    pieces = _pieces(artifact.app, values, trees)
+    pieces = _pieces(app, values, trees)
     listen = env.get("SPIN_HTTP_LISTEN_ADDR", plan.DEFAULT_LISTEN)
-    document = plan.build(artifact.app, artifact.digest, pieces, listen, plan.Limits())
+    document = plan.build(app, artifact.digest, pieces, listen, tuned)
     bundle.write_oci(spec.rewrite(original, bundle.rootfs, job.settings.host, trees))
     done("plan and bundle written")
     return Prepared([memory_file("plan", document), *codes], steps)

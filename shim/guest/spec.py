@@ -18,7 +18,7 @@ from shim.guest.plan import PLAN_FD
 OCI_VERSION = "1.0.2"
 HOST_PATH = "/.spinwheel/host"
 FILES_PATH = "/.spinwheel/files/{index}"
-HOST_ENV_PREFIXES = ("SPIN_WASMTIME_", "RUST_BACKTRACE")
+HOST_ENV_PREFIXES = ("SPIN_WASMTIME_", "SPIN_MAX_INSTANCE_COUNT=", "RUST_BACKTRACE")
 READ_ONLY = ["bind", "ro", "nosuid", "nodev"]
 
 

@@ -21,6 +21,9 @@ MAX_PATH, MAX_PATH_DEPTH = 1024, 32
 LOCK_VERSION = 1
 UNDERSTOOD = frozenset({"host_requirements", "component_host_requirements"})
 EXECUTORS = frozenset({"http", "spin"})
+TRIGGER_KEYS = frozenset({"component", "executor", "route", "static_response"})
+STATIC_KEYS = frozenset({"body", "headers", "status_code"})
+MIN_STATUS, MAX_STATUS = 200, 599
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,25 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class StaticResponse:
+    """What a route without a component answers (H17)."""
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Trigger:
-    """One HTTP route; `route` None is a private one, reachable by service chaining only (H11)."""
+    """One HTTP route; `route` None is a private one, reachable by service chaining only (H11).
+
+    Exactly one of `component` and `static` is there (H10).
+    """
 
     id: str
-    component: str
+    component: str | None
     route: str | None
+    static: StaticResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +239,35 @@ def _trigger(item: object) -> Trigger:
         message = f"trigger {name} has dependencies, which are not composed: push the app with `--compose`"
         raise BadArtifact(message)
     config = _mapping(fields.get("trigger_config"), f"trigger {name} config")
+    _check_keys(config, TRIGGER_KEYS, f"trigger {name}")
     _check_executor(config, name)
-    component = config.get("component")
+    component, static = config.get("component"), config.get("static_response")
+    if (component is None) == (static is None):
+        message = f"trigger {name}: wanted exactly one of component and static_response"
+        raise BadArtifact(message)
+    route = _route(config.get("route"), name)
+    if static is not None:
+        return Trigger(name, None, route, _static(static, f"trigger {name} static_response"))
     if not isinstance(component, str):
         message = f"trigger {name}: wanted the name of a component, found {shown(component)}"
         raise BadArtifact(message)
-    return Trigger(name, component, _route(config.get("route"), name))
+    return Trigger(name, component, route)
+
+
+def _static(item: object, where: str) -> StaticResponse:
+    fields = _mapping(item, where)
+    _check_keys(fields, STATIC_KEYS, where)
+    status = fields.get("status_code", 200)
+    if not isinstance(status, int) or not MIN_STATUS <= status <= MAX_STATUS:
+        message = f"{where}: wanted a status_code from {MIN_STATUS} to {MAX_STATUS}, found {shown(status)}"
+        raise BadArtifact(message)
+    return StaticResponse(status, _pairs(fields.get("headers"), where), _text(fields.get("body"), where))
+
+
+def _check_keys(fields: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    for name in fields.keys() - known:
+        message = f"{where}: unknown field {shown(name)}; wanted {', '.join(sorted(known))}"
+        raise BadArtifact(message)
 
 
 def _check_executor(config: Mapping[str, Any], name: str) -> None:
@@ -236,9 +275,6 @@ def _check_executor(config: Mapping[str, Any], name: str) -> None:
     kind = executor.get("type") if isinstance(executor, dict) else executor
     if executor is not None and kind not in EXECUTORS:
         message = f"trigger {name}: executor {shown(kind)} is not supported; wanted http or spin"
-        raise BadArtifact(message)
-    if config.get("static_response") is not None:
-        message = f"trigger {name}: static_response is not supported; serve it from a component"
         raise BadArtifact(message)
 
 
@@ -256,7 +292,7 @@ def _check_triggers(triggers: tuple[Trigger, ...], components: set[str]) -> None
         message = "locked app: wanted at least one http trigger, found none"
         raise BadArtifact(message)
     for trigger in triggers:
-        if trigger.component not in components:
+        if trigger.component is not None and trigger.component not in components:
             message = f"trigger {trigger.id}: component {shown(trigger.component)} is not in the app"
             raise BadArtifact(message)
 

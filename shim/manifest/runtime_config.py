@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shim.manifest import tuning
 from shim.manifest.document import BadManifest, Node, parse
 
 Table = dict[str, Any]
@@ -31,7 +32,6 @@ class RuntimeConfig:
     file: str = ""  # where it came from; empty when there was none
     state_dir: str | None = None
     log_dir: str | None = None
-    max_instance_memory: int | None = None
     providers: tuple[Table, ...] = ()
     stores: Mapping[str, Table] = field(default_factory=dict)
     databases: Mapping[str, Table] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class RuntimeConfig:
     networking: Table = field(default_factory=dict)
     client_tls: tuple[Table, ...] = ()
     outbound: Mapping[str, Table] = field(default_factory=dict)
+    tuning: Mapping[str, str] = field(default_factory=dict)  # by the knob's name, as tuning.py reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,11 @@ def _count(node: Node, _: str) -> int:
         message = "a number above 0"
         raise node.fault(message)
     return node.value
+
+
+def _scalar(node: Node) -> str:
+    """A text, or a number or flag as the text that is written for it elsewhere."""
+    return str(node.value).lower() if isinstance(node.value, int) else node.text()
 
 
 def _path(node: Node, folder: str) -> str:
@@ -136,6 +142,7 @@ KNOWN = (
     *("state_dir", "log_dir", "max_instance_memory", "variables_provider", "config_provider"),
     *("key_value_store", "sqlite_database", "llm_compute", "outbound_networking", "client_tls"),
     *OUTBOUND,
+    tuning.TABLE,  # ours
 )
 
 
@@ -162,14 +169,12 @@ class _Reader:
     def read(self) -> RuntimeConfig:
         self._note_unread(self._root, KNOWN)
         state = self._folder_of("state_dir", posixpath.join(self._home, STATE_DIR))
-        memory = self._root.get("max_instance_memory")
         networking = self._root.get("outbound_networking")
         llm = self._root.get("llm_compute")
         config = RuntimeConfig(
             file=self._root.file,
             state_dir=state,
             log_dir=self._folder_of("log_dir", state and posixpath.join(state, "logs")),
-            max_instance_memory=None if memory is None else _count(memory, ""),
             providers=self._providers(),
             stores=self._labels("key_value_store", STORES, state and posixpath.join(state, DEFAULT_STORE)),
             databases=self._labels(
@@ -179,6 +184,7 @@ class _Reader:
             networking=self._table(networking, NETWORKING),
             client_tls=tuple(map(self._client_tls, self._tables("client_tls"))),
             outbound={name: self._table(self._root.get(name), keys) for name, keys in OUTBOUND.items()},
+            tuning=self._tuning(),
         )
         self._refuse_unread()
         return config
@@ -189,6 +195,15 @@ class _Reader:
         if node is None:
             return default
         return _path(node, self._folder) if node.text() else None
+
+    def _tuning(self) -> dict[str, str]:
+        """Our own table, and the one key of that kind that Spin has (H106)."""
+        node, memory = self._root.get(tuning.TABLE), self._root.get("max_instance_memory")
+        found = {} if memory is None else {"max_instance_memory": str(_count(memory, ""))}
+        if node is None:
+            return found
+        self._note_unread(node, tuple(tuning.KNOBS))
+        return found | {name: _scalar(child) for name, child in node.table().items()}
 
     def _tables(self, key: str) -> list[Node]:
         node = self._root.get(key)

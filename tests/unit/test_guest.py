@@ -16,6 +16,7 @@ from shim.guest import files, plan, spec, variables
 from shim.image.app import App, Component, Content, StaticFile, Trigger, Variable, bare_app
 from shim.image.artifact import Artifact
 from shim.image.manifest import ARCHIVE_LAYER, BadArtifact, Descriptor
+from shim.manifest.tuning import Tuning
 from tests.apps import digest_of
 from tests.doubles.blobs import MemoryBlobs
 
@@ -74,9 +75,7 @@ def built_plan() -> dict[str, Any]:
     component = Component("hello", digest_of(b"w"), env=(("K", "V"),))
     app = App("a", "1", "d", (), (Trigger("t", "hello", "/..."),), (component,))
     piece = plan.Piece(plan.FIRST_AOT_FD, {"name": "value"}, "/.spinwheel/files/0")
-    document: dict[str, Any] = json.loads(
-        plan.build(app, digest_of(b"m"), [piece], "0.0.0.0:80", plan.Limits())
-    )
+    document: dict[str, Any] = json.loads(plan.build(app, digest_of(b"m"), [piece], "0.0.0.0:80", Tuning()))
     return document
 
 
@@ -85,7 +84,7 @@ def test_the_plan_has_the_fields_of_the_golden_file() -> None:
     golden = json.loads(GOLDEN.read_text())
     ours = built_plan()
     assert ours.keys() == golden.keys()
-    for key in ("app", "limits"):
+    for key in ("app", "limits", "http"):
         assert ours[key].keys() == golden[key].keys()
     for key in ("components", "triggers"):
         assert ours[key][0].keys() == golden[key][0].keys()
@@ -94,7 +93,7 @@ def test_the_plan_has_the_fields_of_the_golden_file() -> None:
 def test_private_routes_are_not_in_the_plan() -> None:
     """What is not reachable from outside is not routed."""
     app = App("a", "", "", (), (Trigger("t", "app", None),), bare_app(digest_of(b""), "app").components)
-    document = json.loads(plan.build(app, "", [plan.Piece(5)], "x", plan.Limits()))
+    document = json.loads(plan.build(app, "", [plan.Piece(5)], "x", Tuning()))
     assert document["triggers"] == []
 
 

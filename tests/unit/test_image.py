@@ -61,7 +61,7 @@ def test_outbound_hosts_come_from_the_components_metadata() -> None:
         ("host_requirements", {"middleware": "required"}, 'requires the host feature "middleware"'),
         ("triggers.0.trigger_type", "redis", 'type "redis" is not supported'),
         ("triggers.0.trigger_config.executor", {"type": "wagi"}, 'executor "wagi" is not supported'),
-        ("triggers.0.trigger_config.static_response", {"body": "x"}, "static_response is not supported"),
+        ("triggers.0.trigger_config.static_response", {"body": "x"}, "exactly one of component and static"),
         ("triggers.0.trigger_config.route", "hello", "route that starts with '/'"),
         ("triggers.0.trigger_config.component", "other", '"other" is not in the app'),
         ("triggers", [], "at least one http trigger"),

@@ -65,7 +65,7 @@ def test_every_table_of_spins_is_read() -> None:
     """Each name of Spin's is known, and paths count from the file's folder (H85, H86, H92, H100)."""
     config = parsed(EVERYTHING)
     assert (config.state_dir, config.log_dir) == ("/etc/spin/state", None)
-    assert config.max_instance_memory == 1 << 20
+    assert config.tuning == {"max_instance_memory": "1048576"}
     assert [provider["type"] for provider in config.providers] == ["vault", "env", "static", "files"]
     assert config.providers[0]["prefix"] is None
     assert config.stores["cache"] == {"type": "redis", "url": "redis://cache:6379"}

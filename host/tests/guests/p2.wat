@@ -1,6 +1,6 @@
 ;; A wasi:http/incoming-handler that needs no toolchain. The first letter of the path says what it does:
-;; /trap, /spin (for ever), /none (returns without a response), /grow (64 MiB, then traps if refused);
-;; anything else is an empty 200.
+;; /trap, /spin (for ever), /none (returns without a response), /grow (64 MiB, then traps if refused),
+;; /recurse (until the stack ends), /headers (40,000 of them, traps if refused); anything else is an empty 200.
 (component
   (import "wasi:http/types@0.2.0" (instance $types
     (export "fields" (type $fields (sub resource)))
@@ -54,7 +54,11 @@
       (case "configuration-error")
       (case "internal-error" (option string))))
     (export "error-code" (type $code (eq $code')))
+    (type $header' (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+    (export "header-error" (type $header (eq $header')))
     (export "[constructor]fields" (func (result (own $fields))))
+    (export "[method]fields.append" (func (param "self" (borrow $fields)) (param "name" string)
+      (param "value" (list u8)) (result (result (error $header)))))
     (export "[method]incoming-request.path-with-query"
       (func (param "self" (borrow $incoming-request)) (result (option string))))
     (export "[constructor]outgoing-response"
@@ -65,18 +69,21 @@
   (alias export $types "incoming-request" (type $incoming-request))
   (alias export $types "response-outparam" (type $response-outparam))
   (alias export $types "[constructor]fields" (func $new-fields))
+  (alias export $types "[method]fields.append" (func $append))
   (alias export $types "[method]incoming-request.path-with-query" (func $path))
   (alias export $types "[constructor]outgoing-response" (func $new-response))
   (alias export $types "[static]response-outparam.set" (func $set))
 
   (core module $memory
     (memory (export "memory") 1)
+    (data (i32.const 64) "x-many")
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
   (core instance $memory (instantiate $memory))
   (alias core export $memory "memory" (core memory $mem))
   (alias core export $memory "realloc" (core func $realloc))
 
   (core func $new-fields' (canon lower (func $new-fields)))
+  (core func $append' (canon lower (func $append) (memory $mem) string-encoding=utf8))
   (core func $path' (canon lower (func $path) (memory $mem) (realloc $realloc) string-encoding=utf8))
   (core func $new-response' (canon lower (func $new-response)))
   (core func $set' (canon lower (func $set) (memory $mem) string-encoding=utf8))
@@ -84,18 +91,32 @@
   (core module $main
     (import "host" "memory" (memory 1))
     (import "host" "new-fields" (func $new-fields (result i32)))
+    (import "host" "append" (func $append (param i32 i32 i32 i32 i32 i32)))
     (import "host" "path" (func $path (param i32 i32)))
     (import "host" "new-response" (func $new-response (param i32) (result i32)))
     (import "host" "set" (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
     (func $letter (param $request i32) (result i32)
       (call $path (local.get $request) (i32.const 16))
       (i32.load8_u offset=1 (i32.load (i32.const 20))))
+    (func $recurse (param $depth i64) (result i64)
+      (i64.add (i64.const 1) (call $recurse (i64.add (local.get $depth) (i64.const 1)))))
+    (func $many (result i32)
+      (local $fields i32) (local $left i32)
+      (local.set $fields (call $new-fields))
+      (local.set $left (i32.const 40000))
+      (loop $next
+        (call $append (local.get $fields) (i32.const 64) (i32.const 6) (i32.const 64) (i32.const 6) (i32.const 80))
+        (if (i32.load8_u (i32.const 80)) (then unreachable))
+        (br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+      (local.get $fields))
     (func (export "handle") (param $request i32) (param $out i32)
       (local $letter i32)
       (local.set $letter (call $letter (local.get $request)))
       (if (i32.eq (local.get $letter) (i32.const 0x74 (; t ;))) (then unreachable))
       (if (i32.eq (local.get $letter) (i32.const 0x73 (; s ;))) (then (loop $for-ever (br $for-ever))))
       (if (i32.eq (local.get $letter) (i32.const 0x6e (; n ;))) (then return))
+      (if (i32.eq (local.get $letter) (i32.const 0x72 (; r ;))) (then (drop (call $recurse (i64.const 0)))))
+      (if (i32.eq (local.get $letter) (i32.const 0x68 (; h ;))) (then (drop (call $many))))
       (if (i32.eq (local.get $letter) (i32.const 0x67 (; g ;)))
         (then (if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then unreachable))))
       (call $set (local.get $out) (i32.const 0) (call $new-response (call $new-fields))
@@ -103,6 +124,7 @@
   (core instance $main (instantiate $main (with "host" (instance
     (export "memory" (memory $mem))
     (export "new-fields" (func $new-fields'))
+    (export "append" (func $append'))
     (export "path" (func $path'))
     (export "new-response" (func $new-response'))
     (export "set" (func $set'))))))

@@ -1,4 +1,5 @@
 //! A real server process for tests: on port 0, its plan and code on inherited descriptors, killed on drop.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -35,9 +36,13 @@ pub fn plan(listen: &str) -> Value {
         "ready_fd": 4,
         "components": [{"id": "guest", "digest": "sha256:0", "aot": {"fd": 5}, "env": [],
                         "variables": {}, "files": null, "allowed_outbound_hosts": []}],
-        "triggers": [{"id": "t", "component": "guest", "route": "/..."}],
-        "limits": {"memory_bytes": 33_554_432, "request_timeout_ms": 1000,
-                   "max_concurrency": 4, "shutdown_grace_ms": 3000},
+        "triggers": [{"id": "t", "component": "guest", "static_response": null, "route": "/..."}],
+        "limits": {"memory_bytes": 33_554_432, "cpu_ms": null, "request_timeout_ms": 1000,
+                   "max_concurrency": 4, "max_queue": 0, "queue_timeout_ms": 1000,
+                   "max_instance_reuse_count": null, "max_instance_concurrent_reuse_count": null,
+                   "idle_instance_timeout_ms": 1000, "shutdown_grace_ms": 3000},
+        "http": {"find_free_port": false, "max_connections": 1024, "http1_max_buf_bytes": 65536,
+                 "http2": true, "tls": null},
     })
 }
 
@@ -51,8 +56,13 @@ pub struct Server {
 impl Server {
     /// Starts a server of the WAT guest with the default plan as `change` leaves it.
     pub fn start(change: impl FnOnce(&mut Value)) -> Self {
+        Self::of(include_str!("../guests/p2.wat"), change)
+    }
+
+    /// As `start`, with a guest of one's own.
+    pub fn of(wat: &str, change: impl FnOnce(&mut Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        compile(folder.path(), "guest", include_str!("../guests/p2.wat"));
+        compile(folder.path(), "guest", wat);
         let mut document = plan("127.0.0.1:0");
         change(&mut document);
         Self::spawn(folder, &document)
@@ -119,6 +129,13 @@ impl Server {
             assert!(Instant::now() < end, "it still accepts");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Memory that the server has now.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     pub fn signal(&self, name: &str) {
