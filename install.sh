@@ -69,7 +69,7 @@ set_up() {
 
 # Debian's and Ubuntu's names. The Rust for wasm guests is rustc-web: rustup targets cannot be had everywhere.
 packages=(
-    ca-certificates gcc libc6-dev git util-linux iproute2 jq
+    ca-certificates curl gcc libc6-dev git util-linux iproute2 jq
     python3 python3-venv
     crun runc busybox-static strace openssl
     wrk # bench/

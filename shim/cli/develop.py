@@ -6,18 +6,18 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from shim.cli.building import run_build
 from shim.cli.registry import add_connection, fetch, open_repository, pairs
-from shim.errors import AlreadyExists, GuestFailed, InvalidArgument
+from shim.errors import AlreadyExists, InvalidArgument
 from shim.image.artifact import BlobSource
 from shim.image.manifest import Descriptor
 from shim.manifest import tuning
 from shim.manifest.assets import gather, load
 from shim.manifest.pack import pack
-from shim.manifest.schema import KEBAB, Build
+from shim.manifest.schema import KEBAB
 from shim.registry.reference import names_registry
 from shim.up import LISTEN, Options, Packed, become_host, user_settings
 
@@ -88,25 +88,6 @@ def run_new(arguments: argparse.Namespace) -> None:
         if path.is_file():
             path.write_text(NAME.sub(name, path.read_text()))
     print(f"Made {folder}/ from {arguments.template}. Next: cd {folder} && spinwheel build && spinwheel up")
-
-
-def run_build(arguments: argparse.Namespace) -> None:
-    """Builds every component that says how; raises GuestFailed with the command that failed."""
-    manifest = load(arguments.file, arguments.profile)
-    built = [component for component in manifest.components if component.build]
-    for component in built:
-        if component.build:
-            _build(component.id, component.build, arguments.file.parent)
-    print(f"Built {len(built)} of {len(manifest.components)} components")
-
-
-def _build(name: str, build: Build, root: Path) -> None:
-    for command in build.commands:
-        print(f"Building {name}: {command}", flush=True)
-        done = subprocess.run(["/bin/sh", "-c", command], cwd=root / build.workdir, check=False)
-        if done.returncode:
-            message = f"component {name}: `{command}` ended with {done.returncode}; its own words are above"
-            raise GuestFailed(message)
 
 
 def run_up(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`spinwheel push`, `pull`, `inspect`, `login`, `logout`: apps to and from registries."""
+"""`spinwheel push`, `pull`, `login`, `logout`: apps to and from registries."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import urllib3
 
+from shim.cli.building import run_build
 from shim.errors import InvalidArgument, Unavailable
-from shim.image.artifact import MAX_DATA, Artifact, resolve
+from shim.image.artifact import MAX_DATA, resolve
 from shim.image.manifest import MAX_DOCUMENT, Descriptor, parse_document, parse_manifest
 from shim.manifest.assets import gather, load
 from shim.manifest.pack import MANIFEST_TYPE, pack
@@ -27,32 +28,29 @@ from shim.registry.reference import Reference, parse_reference
 def add(verbs: argparse._SubParsersAction[Any]) -> None:
     """Adds the verbs."""
     _add_push(verbs)
-    for name, run, text in (
-        ("pull", run_pull, "fetch an app and verify every byte of it, into an OCI layout folder"),
-        ("inspect", run_inspect, "show an app's routes, components, permissions and sizes"),
-    ):
-        parser = verbs.add_parser(name, help=text)
-        _add_reference(parser)
-        parser.set_defaults(run=run)
-        if name == "pull":
-            parser.add_argument(
-                "-o", "--output", type=Path, required=True, help="the folder, made if need be"
-            )
-        else:
-            parser.add_argument("--json", action="store_true", help="for programs")
+    parser = verbs.add_parser(
+        "pull", help="fetch an app and verify every byte of it, into an OCI layout folder"
+    )
+    add_reference(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the folder, made if need be")
+    parser.set_defaults(run=run_pull)
     _add_login(verbs)
 
 
 def _add_push(verbs: argparse._SubParsersAction[Any]) -> None:
     parser = verbs.add_parser("push", help="push an app to a registry, as `spin registry push` does")
-    _add_reference(parser)
+    add_reference(parser)
     parser.add_argument("-f", "--from", "--file", dest="file", type=Path, default=Path("spin.toml"))
     parser.add_argument("--profile", default="", help="the profile of each component to use")
+    parser.add_argument(
+        "--build", action="store_true", default="SPIN_ALWAYS_BUILD" in os.environ, help="build first"
+    )
     parser.add_argument("--annotation", action="append", default=[], metavar="KEY=VALUE")
     parser.set_defaults(run=run_push)
 
 
-def _add_reference(parser: argparse.ArgumentParser) -> None:
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    """Adds the words that name an artifact."""
     parser.add_argument("reference", help="HOST/REPOSITORY[:TAG][@DIGEST]")
     add_connection(parser)
 
@@ -90,6 +88,8 @@ def run_push(arguments: argparse.Namespace) -> None:
     if "@" in arguments.reference:
         message = f"push: wanted a tag, found {arguments.reference}; the digest is what push answers"
         raise InvalidArgument(message)
+    if arguments.build:
+        run_build(arguments)
     manifest = load(arguments.file, arguments.profile)
     assets = gather(manifest, arguments.file.parent, fetch)
     created = dt.datetime.now(dt.UTC).isoformat()
@@ -155,44 +155,6 @@ def _index(root: Descriptor, reference: Reference) -> dict[str, Any]:
     names = {"io.containerd.image.name": str(reference), "org.opencontainers.image.ref.name": reference.tag}
     target = {"mediaType": root.media_type, "digest": root.digest, "size": root.size, "annotations": names}
     return {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [target]}
-
-
-def run_inspect(arguments: argparse.Namespace) -> None:
-    """Shows what an app is, without running it."""
-    with open_repository(arguments) as repository:
-        facts = facts_of(resolve(repository, repository.target()))
-    if arguments.json:
-        print(json.dumps(facts, indent=2))
-        return
-    print(f"{facts['name']} {facts['version']}  {facts['digest']}")
-    for trigger in facts["triggers"]:
-        print(f"  route {trigger['route'] or '(private)'} -> {trigger['component']}")
-    for component in facts["components"]:
-        print(f"  component {component['id']}: {component['bytes']:,} bytes, {component['files']} files")
-    for variable in facts["variables"]:
-        print(f"  variable {variable['name']}{' (required)' if variable['required'] else ''}")
-
-
-def facts_of(artifact: Artifact) -> dict[str, Any]:
-    """What `inspect --json` prints."""
-    app = artifact.app
-    return {
-        "name": app.name,
-        "version": app.version,
-        "description": app.description,
-        "digest": artifact.digest,
-        "triggers": [{"route": item.route, "component": item.component} for item in app.triggers],
-        "components": [
-            {
-                "id": item.id,
-                "digest": item.source,
-                "bytes": artifact.code[item.source].size,
-                "files": len(item.files),
-            }
-            for item in app.components
-        ],
-        "variables": [{"name": v.name, "required": v.default is None} for v in app.variables],
-    }
 
 
 def run_login(arguments: argparse.Namespace) -> None:

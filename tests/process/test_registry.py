@@ -69,6 +69,7 @@ def test_what_was_pushed_is_pulled_and_inspected(plain: Registry, person: Person
     facts = json.loads(person.does("inspect", "-k", "--json", f"{plain.host}/team/hello@{digest}").stdout)
     assert (facts["digest"], facts["version"]) == (digest, "1.2.3")
     assert [component["id"] for component in facts["components"]] == ["hello", "twin"]
+    assert facts["components"][0]["asks_for"]["variables"]
     person.does("pull", "-k", f"{plain.host}/team/hello@{digest}", "-o", person.home / "layout")
     index = json.loads((person.home / "layout" / "index.json").read_text())
     assert index["manifests"][0]["digest"] == digest

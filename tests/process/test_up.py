@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ def test_a_folder_is_built_and_served(app: Path, cache: Path) -> None:
 
 
 def test_a_reference_is_served(app: Path, cache: Path, tmp_path: Path) -> None:
-    """What was pushed is pulled, verified and served (H111)."""
+    """What was pushed is pulled, verified and served; no folder has that name (O32, H111)."""
     assert spinwheel(cache, "build", cwd=app).returncode == 0
     with Registry(tmp_path / "registry") as registry:
         reference = f"{registry.host}/here:1"
@@ -131,21 +132,53 @@ def test_what_is_missing_is_said_before_anything_runs(app: Path, cache: Path) ->
     assert "component here: `cp seed.wasm ../app.wasm` ended with 1" in failed.stderr
 
 
-def test_new_makes_an_app_that_builds_and_answers(cache: Path, tmp_path: Path) -> None:
-    """The Python template, with the versions that it names, from nothing to an answer."""
+def python_tools(folder: Path) -> str:
+    """A PATH with the guest's environment, whose `componentize-py` works from anywhere."""
     venv = environment_of("hello-python")
-    script = tmp_path / "bin" / "componentize-py"
+    script = folder / "bin" / "componentize-py"
     script.parent.mkdir()
     entry = "import componentize_py; componentize_py.script()"
     script.write_text(f"#!/bin/sh\nexec {venv}/bin/python -c '{entry}' \"$@\"\n")
     script.chmod(0o755)
-    made = spinwheel(cache, "new", "http-py", "my-app", cwd=tmp_path)
-    assert "cd my-app && spinwheel build && spinwheel up" in made.stdout
-    path = os.pathsep.join([str(script.parent), f"{venv}/bin", "/usr/bin", "/bin"])
-    env = environment(cache, path)
-    subprocess.run([SPINWHEEL, "build"], cwd=tmp_path / "my-app", env=env, check=True)
-    with running(cache, "--variable", "greeting=hi", cwd=tmp_path / "my-app") as (url, _):
+    return os.pathsep.join([str(script.parent), f"{venv}/bin", "/usr/bin", "/bin"])
+
+
+def made(template: str, cache: Path, folder: Path, env: dict[str, str]) -> Path:
+    """A new app from a template, built by its own words."""
+    told = spinwheel(cache, "new", template, "my-app", cwd=folder)
+    assert "cd my-app && spinwheel build && spinwheel up" in told.stdout
+    subprocess.run([SPINWHEEL, "build"], cwd=folder / "my-app", env=env, check=True)
+    return folder / "my-app"
+
+
+def test_new_python(cache: Path, tmp_path: Path) -> None:
+    """The Python template, with the versions that it names, from nothing to an answer."""
+    app = made("http-py", cache, tmp_path, environment(cache, python_tools(tmp_path)))
+    with running(cache, "--variable", "greeting=hi", cwd=app) as (url, _):
         assert get(url) == "hi from my-app\n"
+
+
+def test_new_static_site(cache: Path, tmp_path: Path) -> None:
+    """A folder is served with its index, types and nothing else."""
+    app = made("static-site", cache, tmp_path, environment(cache, python_tools(tmp_path)))
+    (app / "site" / "more").mkdir()
+    (app / "site" / "more" / "index.html").write_text("more")
+    with running(cache, cwd=app) as (url, _):
+        with urllib.request.urlopen(f"{url}/style.css", timeout=10) as answer:  # noqa: S310  # loopback
+            assert answer.headers["content-type"] == "text/css"
+        assert "hello from my-app" in get(f"{url}/?x=1")
+        assert get(f"{url}/more") == "more"
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"{url}/none.html")
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, which the JavaScript template needs")
+@pytest.mark.timeout(300)
+def test_new_javascript(cache: Path, tmp_path: Path) -> None:
+    """The JavaScript template, with the packages that it names, from nothing to an answer."""
+    app = made("http-js", cache, tmp_path, dict(os.environ))
+    with running(cache, cwd=app) as (url, _):
+        assert get(url) == "hello from my-app\n"
 
 
 def test_new_refuses_names_and_folders(cache: Path, tmp_path: Path) -> None:
