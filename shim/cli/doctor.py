@@ -12,50 +12,63 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from shim.cgroup import ROOT, is_v2_host
+from shim.cli import checkup
+from shim.cli.checkup import Finding
+from shim.cli.tables import human_size
 from shim.guest import runtime
 from shim.guest.spawn import SEARCH_PATH
+from shim.node.layouts import Layout, named
 from shim.settings import Settings
 
 CONTAINERD = Path("/run/containerd/containerd.sock")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The outcome of one check; `todo` is empty where all is well."""
-
-    name: str
-    found: str
-    todo: str = ""
+LITTLE_SPACE = 256 << 20
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("doctor", help="check that this node can run apps, and say what to do")
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
-    parser.add_argument("--address", type=Path, default=CONTAINERD, help="containerd's socket (%(default)s)")
+    parser.add_argument(
+        "--address", type=Path, help=f"containerd's socket (the distribution's, {CONTAINERD})"
+    )
+    parser.add_argument("--config", default="", help="containerd's configuration (the distribution's)")
+    parser.add_argument("--programs", default="", help="the folder of containerd's own programs")
+    parser.add_argument("--bin-dir", default="", help="the folder on containerd's PATH that has the launcher")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints every finding; returns 1 when one of them would stop an app."""
-    findings = examine(Settings.from_env(os.environ), arguments.address)
+    layout = checkup.layout_of(arguments.config)
+    words = {key: value for key in ("programs", "bin_dir") if (value := getattr(arguments, key))}
+    layout = replace(layout, **words) if layout else None
+    address = arguments.address or Path(layout.address if layout else CONTAINERD)
+    findings = examine(Settings.from_env(os.environ), address, layout)
     show = _print_json if arguments.json else _print_lines
     show(findings)
     return int(any(finding.todo for finding in findings))
 
 
-def examine(settings: Settings, address: Path, cgroups: Path = ROOT) -> list[Finding]:
+def examine(settings: Settings, address: Path, layout: Layout | None, cgroups: Path = ROOT) -> list[Finding]:
     """All findings, in the order in which a start needs the things."""
+    programs = layout or named("")
+    runtimes = runtime.installed()
     checks: tuple[Callable[[], Finding], ...] = (
+        lambda: checkup.kernel(os.uname().release),
         lambda: containerd(address),
+        lambda: checkup.containerd_version(checkup.ask_version(programs, address)),
+        lambda: checkup.handler(layout),
+        lambda: checkup.launcher(layout),
         lambda: cgroup_layout(cgroups),
-        lambda: oci_runtime(settings.oci_runtime, runtime.installed(), cgroups),
+        lambda: oci_runtime(settings.oci_runtime, runtimes, cgroups),
+        lambda: checkup.native_runtimes(programs, runtimes, cgroups),
         lambda: host_program(settings.host),
         lambda: cache_folder(settings.cache_dir),
+        lambda: checkup.sockets(settings),
     )
     return [check() for check in checks]
 
@@ -104,7 +117,9 @@ def cache_folder(folder: Path) -> Finding:
     """Whether compiled code can be written, now or once the folder is made."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if there.is_dir() and os.access(there, os.W_OK):
-        return Finding("cache", str(folder))
+        free = shutil.disk_usage(there).free
+        todo = "free some space: compiled code has tens of MiB a component" if free < LITTLE_SPACE else ""
+        return Finding("cache", f"{folder}, {human_size(free)} free", todo)
     todo = "run as root, or set SPINWHEEL_CACHE_DIR in containerd's unit to a folder that can be written"
     return Finding("cache", f"{there} cannot be written", todo)
 

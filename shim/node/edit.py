@@ -3,7 +3,8 @@
 Knows: TOML, which table names a runtime handler in which version of the format, and Go templates only so far
 that they are no TOML. Must not know: files. Laws: pure; nothing outside the block changes, not a byte, and
 taking the block out again gives the very text from before; a text that does not parse, or whose handler is
-somebody else's, is refused with the lines to add by hand; what comes out has been parsed and compared.
+somebody else's, is refused with the lines to add by hand; what comes out has been parsed and compared. Text
+is put in and no TOML rewritten (tomlkit was looked at): a template is no TOML, and nothing else may move.
 
 Measured on containerd 1.7.35, 2.2.9 and 2.4.2 with `config dump`: 1.7 replaces a plugin's whole section by an
 imported one, so a file of our own needs a configuration of version 3 (containerd 2) or later, and it must
@@ -26,7 +27,7 @@ from shim.node.layouts import Layout, Tree
 RUNTIME = "io.containerd.spin.v2"
 BEGIN = "# BEGIN spinwheel: made by `spinwheel node install`, taken out by `spinwheel node uninstall`"
 END = "# END spinwheel"
-BLOCK = re.compile(rf"\n{re.escape(BEGIN)}\n.*?{re.escape(END)}\n", re.DOTALL)
+BLOCK = re.compile(rf"(?:\A|\n){re.escape(BEGIN)}\n.*?{re.escape(END)}\n", re.DOTALL)
 DROP_IN = "50-spinwheel.toml"
 HANDLER = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?\Z")  # a Kubernetes label and a bare TOML key
 CRI_V2, CRI_V3 = "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"
@@ -51,7 +52,14 @@ class Edit:
     path: str
     before: str | None
     after: str
+    version: int  # of the format
     notes: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> str:
+        """Our lines alone."""
+        block = BLOCK.search(self.after)
+        return block.group().strip("\n") if block else ""
 
 
 def decide(tree: Tree, layout: Layout, handler: Handler, default_version: int = 0) -> Edit:
@@ -82,7 +90,7 @@ def decide(tree: Tree, layout: Layout, handler: Handler, default_version: int = 
         states_version = is_drop_in or "version" not in parsed(without_block(text or ""), main)
         after = _after(before or "", _versioned(block, version) if states_version else block)
         _check(target, after)
-    return Edit(target, before, after, _notes(table))
+    return Edit(target, before, after, version, _notes(table))
 
 
 def parsed(text: str, path: str) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def _without_ours(
 
 def _after(before: str, block: str) -> str:
     # A line of its own for the first mark, whether or not the text before it ends with one.
-    return f"{without_block(before)}\n{block}"
+    return f"{before}\n{block}" if (before := without_block(before)) else block
 
 
 def _versioned(block: str, version: int) -> str:

@@ -19,7 +19,7 @@ OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 DEBIAN, RED_HAT = ("debian", "ubuntu"), ("rhel", "fedora", "centos")
 RANCHER_SOCKET = "/run/k3s/containerd/containerd.sock"
 TALOS_STEP = """\
-apply this patch with `talosctl patch machineconfig` (Talos writes /etc itself, and restarts CRI):
+apply this with `talosctl patch machineconfig`; Talos writes /etc itself, and restarts CRI:
 apiVersion: v1alpha1
 kind: CRICustomizationConfig
 name: spinwheel
