@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sets spinwheel up from nothing and uses it: `demo` shows it, `test` proves it.
+# Sets spinwheel up from nothing and uses it: `demo` shows it, `test` proves it, `node` puts it on this node.
 #
 # Knows: package names, and where build output is kept. Must not know: how anything is tested or built in
 # detail (tools/, tests/guests/, Cargo and maturin do). Laws: idempotent; says what it does; nothing outside
-# the cache folder is written but packages; the host's own containerd is never touched by these two verbs.
+# the cache folder is written but packages, and the host's own containerd is touched by no verb but `node`,
+# `upgrade` and `uninstall`, whose work `spinwheel node` does (shim/node/).
 set -euo pipefail
 
 main() {
@@ -27,6 +28,21 @@ main() {
         need_root
         set_up
         ;;
+    node)
+        need_root
+        set_up_node
+        "$venv/bin/spinwheel" node install "${@:2}"
+        ;;
+    upgrade)
+        need_root
+        set_up_node
+        "$venv/bin/spinwheel" node upgrade "${@:2}"
+        ;;
+    uninstall)
+        need_root
+        find_spinwheel "${@:2}"
+        "$found" node uninstall "${@:2}"
+        ;;
     *) usage ;;
     esac
 }
@@ -38,6 +54,10 @@ usage: ./install.sh VERB
   test   set up, run every test (further words go to pytest);
          test --matrix [v1|containerd|next] [crun|runc]: the containers' tests on each containerd and OCI runtime
   setup  set up only: packages, the programs, the test tools
+  node       install on this node's containerd, and print the RuntimeClass to apply (node --help has the flags)
+  upgrade    the same where another version is installed; running pods keep theirs
+  uninstall  put every file of the node back as it was
+With SPINWHEEL_WHEEL=FILE, node and upgrade install that wheel and build nothing.
 TEXT
     exit 2
 }
@@ -57,32 +77,72 @@ set_up() {
     mkdir -p "$cache"
     exec 8>"$cache/setup.lock"
     flock 8
-    install_packages
+    install_packages "${build_packages[@]}" "${test_packages[@]}"
     pick_python
     pick_rust
-    make_venv
+    make_venv venv dev
     pick_go
     build_wheel
-    install_wheel
+    install_wheel "$cache"/wheels/*.whl
     flock -u 8
 }
 
+# What a node needs and no more: no test tools, and where a wheel is given no compiler either.
+set_up_node() {
+    mkdir -p "$cache"
+    exec 8>"$cache/setup.lock"
+    flock 8
+    if [[ -n ${SPINWHEEL_WHEEL:-} ]]; then
+        [[ -f $SPINWHEEL_WHEEL ]] || fail "SPINWHEEL_WHEEL: wanted a wheel, found no file $SPINWHEEL_WHEEL"
+        pick_python
+        make_venv node
+        install_wheel "$SPINWHEEL_WHEEL"
+    else
+        install_packages "${build_packages[@]}"
+        pick_python
+        pick_rust
+        make_venv node build
+        build_wheel
+        install_wheel "$cache"/wheels/*.whl
+    fi
+    flock -u 8
+}
+
+# The installed one takes itself away; any other does too.
+find_spinwheel() {
+    local prefix=/opt/spinwheel root=
+    while (($#)); do
+        case $1 in
+        --prefix) prefix=${2:-} ;;
+        --prefix=*) prefix=${1#*=} ;;
+        --host-root) root=${2:-} ;;
+        --host-root=*) root=${1#*=} ;;
+        esac
+        shift
+    done
+    for found in "${root%/}$prefix/current/bin/spinwheel" "$cache"/{node,venv}-*/bin/spinwheel; do
+        # Below another root its first line names a Python that is not here.
+        "$found" --version >/dev/null 2>&1 && return
+    done
+    fail "wanted an installation, found none in $prefix. Name its folder: --prefix DIR"
+}
+
 # Debian's and Ubuntu's names. The Rust for wasm guests is rustc-web: rustup targets cannot be had everywhere.
-packages=(
-    ca-certificates curl gcc libc6-dev git util-linux iproute2 jq
-    python3 python3-venv
-    crun runc busybox-static strace openssl
+build_packages=(ca-certificates gcc libc6-dev git python3 python3-venv rustc-web cargo-web)
+test_packages=(
+    util-linux iproute2 jq curl
+    crun runc busybox-static strace
     wrk # bench/
     docker-registry apache2-utils openssl
-    rustc-web cargo-web rust-web-src wasi-libc lld
+    rust-web-src wasi-libc lld
 )
 
 install_packages() {
     command -v dpkg-query >/dev/null ||
-        fail "wanted Debian or Ubuntu (dpkg), found another system. Install by hand: ${packages[*]}"
+        fail "wanted Debian or Ubuntu (dpkg), found another system. Install by hand: $*"
     local missing=()
     local name
-    for name in "${packages[@]}"; do
+    for name in "$@"; do
         dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
     done
     ((${#missing[@]})) || return 0
@@ -120,16 +180,18 @@ apt-get update && apt-get install --only-upgrade rustc-web cargo-web (or: rustup
     export PATH=/usr/bin:$PATH
 }
 
+# make_venv NAME [GROUP]: what the wheel needs, and a group of pyproject.toml's.
 make_venv() {
-    local key
-    key=$( ("$python" --version && cat "$here/pyproject.toml") | sha256sum | cut -c1-16)
-    venv=$cache/venv-$key
+    local key group=()
+    (($# == 1)) || group=(--group "$2")
+    key=$( ("$python" --version && cat "$here/pyproject.toml" && echo "$@") | sha256sum | cut -c1-16)
+    venv=$cache/$1-$key
     [[ -e $venv/.complete ]] && return
     say "making a Python environment in $venv"
     rm -rf "$venv"
     "$python" -m venv "$venv"
     "$venv/bin/pip" install -q --upgrade 'pip>=25.1' >"$cache/pip.log" 2>&1 || fail "pip failed: see $cache/pip.log"
-    (cd "$here" && "$venv/bin/pip" install -q --group dev "${runtime_needs[@]}") >>"$cache/pip.log" 2>&1 ||
+    (cd "$here" && "$venv/bin/pip" install -q "${group[@]}" "${runtime_needs[@]}") >>"$cache/pip.log" 2>&1 ||
         fail "pip failed: see $cache/pip.log"
     touch "$venv/.complete"
 }
@@ -173,7 +235,7 @@ build_wheel() {
 }
 
 install_wheel() {
-    "$venv/bin/pip" install -q --no-deps --force-reinstall "$cache"/wheels/*.whl >>"$cache/pip.log" 2>&1 ||
+    "$venv/bin/pip" install -q --no-deps --force-reinstall "$@" >>"$cache/pip.log" 2>&1 ||
         fail "pip failed: see $cache/pip.log"
     export SPINWHEEL_BIN=$venv/bin
     # The environment that runs the tests has the wheel, so its own copies must not be imported from here.

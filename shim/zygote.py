@@ -241,6 +241,11 @@ def main(argv: list[str]) -> int:
     started = time.monotonic_ns()
     flags, action = lifecycle.parse_argv(argv)
     env = allowed_env(os.environ)
+    if action == "zygote":  # by the unit that `spinwheel node install` makes; containerd never says so
+        _serve_as_zygote(
+            Identity(flags.get("address", ""), default_launcher()), Settings.from_env(env).run_dir
+        )
+        return 0
     cwd = os.environ.get("PWD", "/")
     with contextlib.suppress(OSError):
         cwd = os.getcwd()
@@ -274,6 +279,10 @@ def _become_zygote(identity: Identity, run_dir: Path) -> None:
         os.dup2(null, target)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir("/")
+    _serve_as_zygote(identity, run_dir)
+
+
+def _serve_as_zygote(identity: Identity, run_dir: Path) -> None:
     from setproctitle import setproctitle  # noqa: PLC0415  # costs nothing to the short-lived paths
 
     setproctitle(f"spinwheel-zygote -address {identity.address}")

@@ -42,6 +42,13 @@ fn the_report_and_the_fingerprint_command_agree() {
     assert_eq!(std::fs::read(folder.path().join("aarch64-linux")).unwrap()[18], 0xb7);
 }
 
+/// `spinwheel node` has no tool that reads text: it ships these bytes. Write them again with `wat::parse_str`.
+#[test]
+fn the_probe_is_what_its_text_says() {
+    let made = wat::parse_str(include_str!("guests/probe.wat")).unwrap();
+    assert!(made == include_bytes!("../../shim/node/probe.wasm"), "probe.wasm is of another text");
+}
+
 #[test]
 fn bad_input_is_one_line_and_65() {
     let folder = tempfile::tempdir().unwrap();

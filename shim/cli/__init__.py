@@ -11,10 +11,10 @@ import argparse
 import sys
 
 from shim import __version__
-from shim.cli import cache, completion, develop, doctor, inspect, registry, timeline
+from shim.cli import cache, completion, develop, doctor, inspect, node, registry, timeline
 from shim.errors import ShimError
 
-VERBS = (develop, registry, inspect, cache, doctor, timeline, completion)  # in the order of --help
+VERBS = (develop, registry, inspect, cache, node, doctor, timeline, completion)  # in the order of --help
 
 EPILOG = """\
 from nothing to an app that answers:
