@@ -45,7 +45,7 @@ test *words:
 
 # the ledger over more lives than CI has time for
 cycles count="1000":
-    SPINWHEEL_CYCLES={{count}} python -m pytest tests/e2e/test_cycles.py
+    SPINWHEEL_TRIALS={{count}} python -m pytest tests/e2e/test_cycles.py
 
 # containerd restarted under so many running pods and their load (faults.md F3, small form)
 fleet pods="100":

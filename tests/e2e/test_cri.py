@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.harness.events import EventLog
 from tests.harness.ledger import Ledger, describe
 from tests.harness.ledger_sources import Scope, sources
 from tests.harness.tools import containerd_folder
+from tests.harness.trials import trials
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +203,12 @@ def test_a_bad_app_is_named(cri: Cri) -> None:
 
 
 LITTLE = {"resources": {"memory_limit_in_bytes": 32 << 20}}
-ROUNDS = int(os.environ.get("SPINWHEEL_OOM_ROUNDS", "20"))
+ROUNDS = trials(20)
 
 
-def test_out_of_memory(cri: Cri) -> None:
+def test_out_of_memory(cri: Cri, record_property: Callable[[str, object], None]) -> None:
     """Twenty times: 137, exactly one TaskOOM, and OOMKilled (faults.md F7)."""
+    record_property("trials", ROUNDS)
     pod = cri.pod("oom")
     greedy = "x=0123456789abcdef; while :; do x=$x$x; done"
     with EventLog(cri.containerd) as log:

@@ -1,12 +1,13 @@
 """Many lives: nothing may be left after any number of them (faults.md F4)."""
 
 import concurrent.futures
-import os
 import random
+from collections.abc import Callable
 
 from tests.harness.node import Node
+from tests.harness.trials import trials
 
-CYCLES = int(os.environ.get("SPINWHEEL_CYCLES", "200"))
+CYCLES = trials(200)
 AT_ONCE = 10
 
 
@@ -20,13 +21,17 @@ def life(node: Node, image: str, name: str) -> int:
     return status
 
 
-def test_serial_cycles(node: Node, p2: str) -> None:
-    """CYCLES lives of one id, one after the other; the ledger around the test must be zero."""
+def test_serial_cycles(node: Node, p2: str, record_property: Callable[[str, object], None]) -> None:
+    """CYCLES lives of one id, one after the other; the ledger around the test must be zero (F4)."""
+    record_property("trials", CYCLES)
     assert {life(node, p2, "cycle") for _ in range(CYCLES)} == {200}
 
 
-def test_parallel_cycles(node: Node, p2: str, p3: str) -> None:
-    """AT_ONCE lives side by side, of two apps."""
+def test_parallel_cycles(
+    node: Node, p2: str, p3: str, record_property: Callable[[str, object], None]
+) -> None:
+    """AT_ONCE lives side by side, of two apps (F4)."""
+    record_property("trials", CYCLES // 4)
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         lives = [pool.submit(life, node, (p2, p3)[n % 2], f"par-{n}") for n in range(CYCLES // 4)]
         assert {one.result() for one in lives} == {200}
