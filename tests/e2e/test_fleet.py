@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cri import SIDECAR, Cri, cri_node
-from tests.harness.fleet import Fleet, Load
+from tests.harness.fleet import Fleet
+from tests.harness.load import Load
 
 PODS = int(os.environ.get("SPINWHEEL_PODS", "50"))
 TOLD_SECONDS = 5.0  # faults.md F3: exits of the gap, after containerd's return

@@ -8,8 +8,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 
 from tests.harness.containerd import PrivateContainerd
 from tests.harness.events import EventLog, violations
+from tests.harness.load import Load
 from tests.harness.node import Node
 from tests.harness.tools import containerd_folder, containerds
 from tests.harness.ways import CHOSEN, RUNC, WAYS, Way
@@ -40,33 +39,6 @@ def own_node(request: pytest.FixtureRequest, programs: Path, shim_only: Path) ->
     shutil.rmtree(base, ignore_errors=True)
 
 
-class Load:
-    """Requests one after the other until told to stop; counts those that failed."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.done = self.failed = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with urllib.request.urlopen(self.url, timeout=5) as answer:  # noqa: S310  # http to loopback
-                    answer.read()
-                self.done += 1
-            except OSError:
-                self.failed += 1
-            time.sleep(0.002)
-
-    def stop(self) -> tuple[int, int]:
-        """Ends the load; returns (answered, failed)."""
-        self._stop.set()
-        self._thread.join()
-        return self.done, self.failed
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_tasks_live_through_a_restart(own_node: Node, how: signal.Signals) -> None:
     """Same pid, requests answered throughout, kill works after, exit told once (items 29, 30)."""
@@ -75,14 +47,13 @@ def test_tasks_live_through_a_restart(own_node: Node, how: signal.Signals) -> No
     for name in ("lives", "dies"):
         node.run(name, image)
     pid, dying = node.pid("lives"), node.pid("dies")
-    load = Load(node.url("lives"))
-    node.containerd.restart(how, down=0.5)
-    assert node.pid("lives") == pid
-    os.kill(dying, signal.SIGKILL)
-    node.wait_status("dies", "STOPPED")
-    answered, failed = load.stop()
-    assert failed == 0
-    assert answered > 20
+    with Load([node.url("lives")]) as load:
+        node.containerd.restart(how, down=0.5)
+        assert node.pid("lives") == pid
+        os.kill(dying, signal.SIGKILL)
+        node.wait_status("dies", "STOPPED")
+    assert load.failed == []
+    assert load.answered > 20
     for name in ("lives", "dies"):
         node.remove(name)
 
