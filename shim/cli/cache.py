@@ -25,15 +25,15 @@ from cache.key import Key
 from cache.store import StoreUnusable
 from shim.cli.tables import human_size, progress, table
 from shim.errors import InvalidArgument, NotFound, Unavailable
-from shim.guest.code import code_of, domain_of
+from shim.guest.code import MACHINES, code_of, domain_of
 from shim.guest.compiler import NATIVE, fingerprint
 from shim.image.artifact import resolve
 from shim.image.containerd import Containerd
 from shim.image.content import LocalContent
+from shim.node.layouts import SYSTEM_SOCKET
 from shim.settings import Settings
 
-TARGETS = (NATIVE, "x86_64-linux", "aarch64-linux")
-ADDRESS = "/run/containerd/containerd.sock"
+TARGETS = (NATIVE, *MACHINES)
 
 
 def add(verbs: argparse._SubParsersAction[Any]) -> None:
@@ -41,7 +41,7 @@ def add(verbs: argparse._SubParsersAction[Any]) -> None:
     parser = verbs.add_parser("cache", help="show, check, fill and clear the cache of compiled code")
     parser.set_defaults(run=lambda _arguments: parser.print_help() or 2)
     parser.add_argument("--cache-dir", type=Path, help="SPINWHEEL_CACHE_DIR of the node")
-    parser.add_argument("--address", default=ADDRESS, help="containerd's socket (%(default)s)")
+    parser.add_argument("--address", default=SYSTEM_SOCKET, help="containerd's socket (%(default)s)")
     parser.add_argument("-n", "--namespace", default="default", help="containerd's namespace (%(default)s)")
     inner = parser.add_subparsers(metavar="WHAT")
     for name, run, words in (
@@ -88,10 +88,6 @@ def _store(arguments: argparse.Namespace) -> AotDirectory:
     return AotDirectory(_settings(arguments).cache_dir)
 
 
-def _document(row: Row) -> dict[str, Any]:
-    return asdict(row)
-
-
 def _chosen(store: AotDirectory, names: Iterable[str]) -> list[Row]:
     """The rows that `names` begin the name of; raises NotFound, InvalidArgument for an ambiguous one."""
     found, known = [], list(rows(store))
@@ -112,7 +108,7 @@ def ls(arguments: argparse.Namespace) -> None:
     store = _store(arguments)
     known = list(rows(store))
     if arguments.json:
-        print(json.dumps([_document(row) for row in known]))
+        print(json.dumps([asdict(row) for row in known]))
         return
     print(table(("NAME", "COMPONENT", "TARGET", "SHARED BY", "SIZE", "USES", "LAST USE", "IN", "STATE"),
                 [_cells(row) for row in known]))  # fmt: skip
@@ -133,10 +129,10 @@ def info(arguments: argparse.Namespace) -> None:
     """Every field of each entry."""
     chosen = _chosen(_store(arguments), arguments.name)
     if arguments.json:
-        print(json.dumps([_document(row) for row in chosen]))
+        print(json.dumps([asdict(row) for row in chosen]))
         return
     for row in chosen:
-        fields = _document(row)
+        fields = asdict(row)
         fields |= fields.pop("key") or {}
         for name, value in fields.items():
             print(f"{name + ':':15}{value}")
@@ -149,7 +145,7 @@ def verify(arguments: argparse.Namespace) -> int:
     checked = [verdict(store, row) for row in progress("verifying", known, lambda row: row.size)]
     bad = [row for row in checked if row.state == BAD]
     if arguments.json:
-        print(json.dumps([_document(row) for row in checked]))
+        print(json.dumps([asdict(row) for row in checked]))
     else:
         for row in bad:
             print(f"bad: {row.name[:12]}: {row.reason}")
@@ -187,7 +183,7 @@ def gc(arguments: argparse.Namespace) -> None:
     dead = [row for row in rows(store) if is_dead(row, alive)]
     _remove(arguments, store, dead)
     if arguments.json:
-        print(json.dumps([_document(row) for row in dead]))
+        print(json.dumps([asdict(row) for row in dead]))
     else:
         print(f"removed {len(dead)} entries, {human_size(sum(row.size for row in dead))}")
 

@@ -22,13 +22,13 @@ from shim.errors import ShimError
 from shim.guest import runtime
 from shim.guest.spawn import SEARCH_PATH
 from shim.node import edit, service
+from shim.node.environment import PROGRAM
 from shim.node.files import Root
 from shim.node.layouts import Layout, detect, named
 from shim.node.service import Containerd
 from shim.settings import Settings
 
 OLDEST_KERNEL = (5, 4)  # waitid() on a pidfd
-LAUNCHER = "containerd-shim-spin-v2"
 INSTALL = "run `spinwheel node install`"
 
 
@@ -123,9 +123,9 @@ def _dumped(layout: Layout, root: Root) -> dict[str, Any]:
 def launcher(layout: Layout | None) -> Finding:
     """Whether containerd would find our launcher by the runtime's name."""
     folders = f"{layout.bin_dir}:{SEARCH_PATH}" if layout and layout.bin_dir else SEARCH_PATH
-    path = shutil.which(LAUNCHER, path=folders)
+    path = shutil.which(PROGRAM, path=folders)
     if path is None:
-        return Finding("launcher", f"no {LAUNCHER} in {folders}", INSTALL)
+        return Finding("launcher", f"no {PROGRAM} in {folders}", INSTALL)
     return Finding("launcher", f"{path} -> {os.path.realpath(path)}")
 
 
@@ -160,11 +160,17 @@ def _release(path: str) -> str:
     return words[2] if len(words) > 2 else ""
 
 
+def nearest(folder: Path) -> tuple[Path, bool]:
+    """The folder, or the nearest above it that is there; and whether something can be made in it."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there, there.is_dir() and os.access(there, os.W_OK)
+
+
 def sockets(settings: Settings) -> Finding:
     """Whether the folders of sockets are root's alone, or can still be made."""
     for folder in (settings.run_dir, settings.socket_dir):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
+        there, writable = nearest(folder)
+        if not writable:
             return Finding(
                 "sockets", f"{there} cannot be written", "run as root, and look at its mount and mode"
             )

@@ -21,10 +21,9 @@ from shim.cli.checkup import Finding
 from shim.cli.tables import human_size
 from shim.guest import runtime
 from shim.guest.spawn import SEARCH_PATH
-from shim.node.layouts import Layout, named
+from shim.node.layouts import SYSTEM_SOCKET, Layout, named
 from shim.settings import Settings
 
-CONTAINERD = Path("/run/containerd/containerd.sock")
 LITTLE_SPACE = 256 << 20
 
 
@@ -33,7 +32,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("doctor", help="check that this node can run apps, and say what to do")
     parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
     parser.add_argument(
-        "--address", type=Path, help=f"containerd's socket (the distribution's, {CONTAINERD})"
+        "--address", type=Path, help=f"containerd's socket (the distribution's, {SYSTEM_SOCKET})"
     )
     parser.add_argument("--config", default="", help="containerd's configuration (the distribution's)")
     parser.add_argument("--programs", default="", help="the folder of containerd's own programs")
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     layout = checkup.layout_of(arguments.config)
     words = {key: value for key in ("programs", "bin_dir") if (value := getattr(arguments, key))}
     layout = replace(layout, **words) if layout else None
-    address = arguments.address or Path(layout.address if layout else CONTAINERD)
+    address = arguments.address or Path(layout.address if layout else SYSTEM_SOCKET)
     findings = examine(Settings.from_env(os.environ), address, layout)
     show = _print_json if arguments.json else _print_lines
     show(findings)
@@ -115,8 +114,8 @@ def host_program(path: Path) -> Finding:
 
 def cache_folder(folder: Path) -> Finding:
     """Whether compiled code can be written, now or once the folder is made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
+    there, writable = checkup.nearest(folder)
+    if writable:
         free = shutil.disk_usage(there).free
         todo = "free some space: compiled code has tens of MiB a component" if free < LITTLE_SPACE else ""
         return Finding("cache", f"{folder}, {human_size(free)} free", todo)

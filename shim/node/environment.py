@@ -24,7 +24,8 @@ from shim.errors import FailedPrecondition
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 SHEBANG = re.compile(rb"#!\S*/python[0-9.]*$")
 NOT_COPIED = ("direct_url.json", "REQUESTED")  # how pip was called
-LAUNCHER, HOST, SHIM = "bin/containerd-shim-spin-v2", "bin/spinwheel-host", "bin/spinwheel-shim"
+PROGRAM = "containerd-shim-spin-v2"  # what containerd runs, by this name
+LAUNCHER, HOST, SHIM = f"bin/{PROGRAM}", "bin/spinwheel-host", "bin/spinwheel-shim"
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from shim.guest import runtime
 from shim.guest.spawn import SEARCH_PATH
 from shim.node import edit, layouts
 from shim.node.edit import CRI_V3_SINCE, RUNTIME, Edit, Handler
-from shim.node.environment import LAUNCHER, Environment
+from shim.node.environment import LAUNCHER, PROGRAM, Environment
 from shim.node.files import Root
 from shim.node.layouts import Layout
 from shim.node.service import Containerd, call, program, restart_words
 from shim.settings import Settings
 
-COMMANDS = ("containerd-shim-spin-v2", "spinwheel")  # what is linked into a folder on PATH
+COMMANDS = (PROGRAM, "spinwheel")  # what is linked into a folder on PATH
 HERE = Root()
 
 

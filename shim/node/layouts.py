@@ -14,7 +14,7 @@ from typing import Protocol
 
 from shim.errors import FailedPrecondition
 
-SYSTEM_CONFIG = "/etc/containerd/config.toml"
+SYSTEM_CONFIG, SYSTEM_SOCKET = "/etc/containerd/config.toml", "/run/containerd/containerd.sock"
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 DEBIAN, RED_HAT = ("debian", "ubuntu"), ("rhel", "fedora", "centos")
 RANCHER_SOCKET = "/run/k3s/containerd/containerd.sock"
@@ -59,7 +59,7 @@ class Layout:
     config: str
     template: str = ""
     is_go_template: bool = False
-    address: str = "/run/containerd/containerd.sock"
+    address: str = SYSTEM_SOCKET
     services: tuple[str, ...] = ("containerd.service",)
     programs: str = ""
     prefix: str = "/opt/spinwheel"
