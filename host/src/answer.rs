@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Full};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::{Error as HttpError, WasiBody};
 
@@ -73,13 +73,16 @@ impl Body for Answer {
     }
 }
 
-fn plain(body: Full<Bytes>) -> Response<Answer> {
-    Response::new(Answer { inner: body.map_err(never).boxed_unsync(), running: None })
+fn plain(status: StatusCode, body: Bytes) -> Response<Answer> {
+    let inner = Full::new(body).map_err(never).boxed_unsync();
+    let mut response = Response::new(Answer { inner, running: None });
+    *response.status_mut() = status;
+    response
 }
 
 #[must_use]
 pub fn text(kind: &'static str, body: Bytes) -> Response<Answer> {
-    let mut response = plain(Full::new(body));
+    let mut response = plain(StatusCode::OK, body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
@@ -107,8 +110,7 @@ impl Static {
 
     #[must_use]
     pub fn answer(&self) -> Response<Answer> {
-        let mut response = plain(Full::new(self.body.clone()));
-        *response.status_mut() = self.status;
+        let mut response = plain(self.status, self.body.clone());
         *response.headers_mut() = self.headers.clone();
         response
     }
@@ -123,10 +125,7 @@ pub fn refusal(code: StatusCode, reason: &'static str) -> Response<Answer> {
 
 #[must_use]
 pub fn status(status: StatusCode) -> Response<Answer> {
-    let inner = Empty::new().map_err(never).boxed_unsync();
-    let mut response = Response::new(Answer { inner, running: None });
-    *response.status_mut() = status;
-    response
+    plain(status, Bytes::new())
 }
 
 #[must_use]

@@ -43,6 +43,11 @@ impl<F: Fn(&str) -> Option<String>> Asked<F> {
         })
     }
 
+    /// What the variable of Spin's own family says.
+    fn own<N: std::str::FromStr>(&self, name: &str, default: N) -> Result<N, Error> {
+        self.or(&format!("SPIN_WASMTIME_{name}"), default)
+    }
+
     fn wanted(&self) -> Result<bool, Error> {
         match (self.0)("SPIN_WASMTIME_POOLING").as_deref() {
             None | Some("1" | "true") => Ok(true),
@@ -54,26 +59,26 @@ impl<F: Fn(&str) -> Option<String>> Asked<F> {
     }
 
     fn config(&self, instances: u32) -> Result<PoolingAllocationConfig, Error> {
-        let n = |name: &str, default| self.or(&format!("SPIN_WASMTIME_{name}"), default);
-        let size = |name: &str, default: usize| self.or(&format!("SPIN_WASMTIME_{name}"), default);
-        let cores = n("CORE_INSTANCE_COUNT", CORE_INSTANCES_PER_COMPONENT)?;
-        let memories = n("INSTANCE_MEMORIES", MEMORIES_PER_COMPONENT)?;
-        let tables = n("INSTANCE_TABLES", TABLES_PER_COMPONENT)?;
+        let cores = self.own("CORE_INSTANCE_COUNT", CORE_INSTANCES_PER_COMPONENT)?;
+        let memories = self.own("INSTANCE_MEMORIES", MEMORIES_PER_COMPONENT)?;
+        let tables = self.own("INSTANCE_TABLES", TABLES_PER_COMPONENT)?;
         let mut pool = common();
         // Two memories and tables each on average: an adapter or a second language brings its own. Even a
         // pool of one must hold the largest component.
-        pool.total_component_instances(n("INSTANCE_COUNT", instances)?)
-            .total_core_instances(n("TOTAL_CORE_INSTANCES", instances.saturating_mul(cores))?)
+        pool.total_component_instances(self.own("INSTANCE_COUNT", instances)?)
+            .total_core_instances(
+                self.own("TOTAL_CORE_INSTANCES", instances.saturating_mul(cores))?,
+            )
             .max_core_instances_per_component(cores)
-            .total_memories(n("TOTAL_MEMORIES", instances.saturating_mul(2).max(memories))?)
+            .total_memories(self.own("TOTAL_MEMORIES", instances.saturating_mul(2).max(memories))?)
             .max_memories_per_component(memories)
-            .total_tables(n("TOTAL_TABLES", instances.saturating_mul(2).max(tables))?)
+            .total_tables(self.own("TOTAL_TABLES", instances.saturating_mul(2).max(tables))?)
             .max_tables_per_component(tables)
-            .total_stacks(n("TOTAL_STACKS", instances)?)
+            .total_stacks(self.own("TOTAL_STACKS", instances)?)
             .total_gc_heaps(instances)
-            .table_elements(size("INSTANCE_TABLE_ELEMENTS", TABLE_ELEMENTS)?)
-            .linear_memory_keep_resident(size("LINEAR_MEMORY_KEEP_RESIDENT", 256 << 10)?)
-            .table_keep_resident(size("TABLE_KEEP_RESIDENT", 32 << 10)?);
+            .table_elements(self.own("INSTANCE_TABLE_ELEMENTS", TABLE_ELEMENTS)?)
+            .linear_memory_keep_resident(self.own("LINEAR_MEMORY_KEEP_RESIDENT", 256 << 10)?)
+            .table_keep_resident(self.own("TABLE_KEEP_RESIDENT", 32 << 10)?);
         if let Some(bytes) = self.size_of("INSTANCE_SIZE")? {
             pool.max_component_instance_size(bytes);
         }
@@ -85,7 +90,7 @@ impl<F: Fn(&str) -> Option<String>> Asked<F> {
 
     /// Wasmtime's own sizes are generous; 0 stands for them.
     fn size_of(&self, name: &str) -> Result<Option<usize>, Error> {
-        let bytes = self.or(&format!("SPIN_WASMTIME_{name}"), 0)?;
+        let bytes = self.own(name, 0)?;
         Ok((bytes > 0).then_some(bytes))
     }
 }
