@@ -2,7 +2,7 @@
 # The environment is the one that ./install.sh makes: PATH=$venv/bin:$PATH just check
 
 # everything that needs no container: format, lint, types, layers, generated code, Rust
-check: lint layers proto-check rust
+check: lint layers proto-check proofs-check rust
 
 # ruff and mypy
 lint:
@@ -69,6 +69,10 @@ fault *words:
 proofs *results:
     python -m tests.proofs.compatibility
     python -m tests.proofs.reliability {{results}}
+
+# is docs/compatibility.md what the tests say?
+proofs-check:
+    python -m tests.proofs.compatibility --check
 
 # faults of the cache at the numbers of faults.md: 1,000 flips, 10,000 races, every call x 4 errors
 soak-cache:
